@@ -63,6 +63,8 @@ _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
 _Queries = list[list[Vectors]]
 """The vectors of each alternative of each form of one plan."""
+_Parts = list[tuple[float, list[Vectors]]]
+"""The weight of each form of one plan, and those of its alternatives that have vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,8 +519,7 @@ class LateInteractionRetriever(Retriever):
         queries = [[[next(vectors) for _ in f.alternatives] for f in plan.forms] for plan in plans]
         if index.scores_all:
             return _search_all(index, plans, queries, depth, allowed)
-        pairs = zip(plans, queries, strict=True)
-        return [_search_some(index, *pair, depth, allowed) for pair in pairs]
+        return _search_each(index, plans, queries, depth, allowed)
 
 
 def _warn_of_unknown_words(questions: Sequence[Question], found: Sequence[Ranking]) -> None:
@@ -569,21 +570,41 @@ def _search_all(
     return out
 
 
-def _search_some(
-    index: Index, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
-) -> Ranking:
-    """Search an index that finds the best passages of one query."""
-    parts = [
-        (form.weight, [v for v in alternatives if len(v)])
-        for form, alternatives in zip(plan.forms, queries, strict=True)
+def _search_each(
+    index: Index,
+    plans: Sequence[_Plan],
+    queries: Sequence[_Queries],
+    depth: int,
+    allowed: frozenset[str] | None,
+) -> list[Ranking]:
+    """Search an index that finds the best passages of a query."""
+    asked: list[_Parts] = []
+    for plan, found in zip(plans, queries, strict=True):
+        forms = zip(plan.forms, found, strict=True)
+        parts = [(form.weight, [v for v in vectors if len(v)]) for form, vectors in forms]
+        asked.append([part for part in parts if part[1]])
+    # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
+    whole = {
+        i: np.concatenate([weight * alternatives[0] for weight, alternatives in parts])
+        for i, parts in enumerate(asked)
+        if parts and all(len(alternatives) == 1 for _, alternatives in parts)
+    }
+    rankings = {}
+    if whole:  # searched together, which some indexes do in less time
+        together = _searched(index, list(whole.values()), depth, allowed)
+        rankings = dict(zip(whole, together, strict=True))
+    return [
+        list(rankings[i]) if i in rankings else _search_some(index, parts, depth, allowed)
+        for i, parts in enumerate(asked)
     ]
-    parts = [part for part in parts if part[1]]
+
+
+def _search_some(
+    index: Index, parts: _Parts, depth: int, allowed: frozenset[str] | None
+) -> Ranking:
+    """Search for a query whose forms have alternatives: the best of each form counts."""
     if not parts:
         return []
-    if all(len(alternatives) == 1 for _, alternatives in parts):
-        # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
-        whole = np.concatenate([weight * found[0] for weight, found in parts])
-        return list(_searched(index, [whole], depth, allowed)[0])
     flat = [v for _, found in parts for v in found]
     rankings = _searched(index, flat, depth, allowed)
     ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))

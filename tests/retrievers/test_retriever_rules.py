@@ -47,19 +47,47 @@ def test_an_index_of_somebody_else_that_raises_is_named(call, tmp_path):
     setattr(Index, call, mistake)
     index = Index()
     vectors = np.ones((1, 2), np.float32)
-    plan = SimpleNamespace(forms=[SimpleNamespace(weight=1.0)])
     retriever = object.__new__(LateInteractionRetriever)
     retriever._index_class, retriever._index_config = Index, None
     asked = {
         "open": lambda: retriever._opened(tmp_path, "key"),
         "scores": lambda: late_interaction._scored(index, [vectors]),
         "search": lambda: late_interaction._searched(index, [vectors], 1, None),
-        "score": lambda: late_interaction._search_some(index, plan, [[vectors] * 2], 1, None),
+        "score": lambda: late_interaction._search_some(index, [(1.0, [vectors] * 2)], 1, None),
     }
     assert said(ContractError, asked[call]) == (
         f"the index {__name__}.{Index.__qualname__} breaks its contract: it raises RuntimeError "
         f"from {call}: no such table"
     )
+
+
+def test_questions_without_alternatives_are_searched_together():
+    calls = []
+
+    class Index:
+        def search(self, queries, depth, *, allowed_ids):
+            calls.append([query.tolist() for query in queries])
+            return [[(f"p{query[0, 0]:.0f}", 1.0)] for query in queries]
+
+        def score(self, queries, ids):
+            return [[1.0] * len(wanted) for wanted in ids]
+
+    def vectors(value, rows=1):
+        return np.full((rows, 1), value, np.float32)
+
+    forms = [SimpleNamespace(weight=2.0), SimpleNamespace(weight=1.0)]
+    queries = [
+        [[vectors(1)], [vectors(3)]],
+        [[vectors(4), vectors(5)], [vectors(0, 0)]],
+        [[vectors(0, 0)], [vectors(6), vectors(0, 0)]],
+        [[vectors(0, 0)], [vectors(0, 0)]],
+    ]
+    plans = [SimpleNamespace(forms=forms)] * 4
+    found = late_interaction._search_each(Index(), plans, queries, 3, None)
+    assert calls == [[[[2], [3]], [[6]]], [[[4]], [[5]]]]
+    first, both, other, none = [dict(ranking) for ranking in found]
+    assert (first, other, none) == ({"p2": 1.0}, {"p6": 1.0}, {})
+    assert both == {"p4": 2.0, "p5": 2.0}
 
 
 # BM25
