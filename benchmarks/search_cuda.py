@@ -228,6 +228,8 @@ def searched(
     """Return what the index takes on the device, and for each kind of query a row per effort."""
     index = opened(data, storage, args.device, args.device_gib)
     taken = loaded(index, every[args.kinds[0]][0], device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     rows: dict[str, dict[str, Any]] = {}
     for kind, effort in itertools.product(every, EFFORTS[storage]):
 
@@ -237,6 +239,8 @@ def searched(
         times, found = measure(device, every[kind], args.batches, search)
         row = {"ms": times, "quality": quality(found, truths[kind])}
         rows.setdefault(kind, {})[f"{storage} {effort}"] = row
+    if device.type == "cuda":
+        taken["greatest_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return taken, rows
 
 

@@ -43,6 +43,9 @@ def made(request, tmp_path_factory):
     return index, stored(path)
 
 
+one_storage = pytest.mark.parametrize("made", ["9bit"], indirect=True)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Several would wait for each other longer than these small tensors take."""
@@ -150,6 +153,7 @@ def test_candidates_are_the_best_of_the_scan(made, queries, monkeypatch, half):
         assert_ranking(best, ranking(query, some), 3, 1e-4)
 
 
+@one_storage
 def test_where_nothing_can_be_found_nothing_is(made, queries, tmp_path, monkeypatch):
     index, _ = made
     search = searcher(monkeypatch)
@@ -193,6 +197,7 @@ def test_the_index_uses_it(made, queries):
     assert scores[1] == -np.inf
 
 
+@one_storage
 def test_a_search_of_many_queries_is_that_of_each(made, queries, monkeypatch):
     index, _ = made
     state, allowed = made[0]._state, matchable(made[0])
@@ -243,6 +248,7 @@ def test_a_change_loads_only_what_is_new_within_the_room(tmp_path, monkeypatch):
     assert [len(part.lengths) for part in parts()] == [51, 7]
 
 
+@one_storage
 def test_threads_share_what_is_loaded_once(made, queries, monkeypatch):
     index, _ = made
     search = searcher(monkeypatch, room=2**30, half=True)
@@ -282,14 +288,12 @@ class OnMeta(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("room", [0, 6_000, 2**30], ids=["in files", "in part", "resident"])
-def test_a_device_is_waited_for_three_times_however_much_there_is_to_do(
-    made, queries, monkeypatch, room
-):
+def test_a_device_is_waited_for_three_times_however_much_there_is_to_do(made, queries, monkeypatch):
     index, _ = made
     state, allowed = index._state, matchable(index)
     monkeypatch.setattr(torch_search, "_FEW", 1)
-    search = searcher(monkeypatch, room=room, half=True, device=torch.device("meta"))
+    # Some vectors are resident, the others in files.
+    search = searcher(monkeypatch, room=6_000, half=True, device=torch.device("meta"))
     with OnMeta() as mode:
         search.resident(state)
         assert mode.waits == 0
@@ -307,6 +311,7 @@ def test_a_device_is_waited_for_three_times_however_much_there_is_to_do(
         assert mode.waits == 1
 
 
+@one_storage
 def test_what_does_not_fit_is_said_once_with_its_setting(made, monkeypatch, caplog):
     index, _ = made
     search = TorchSearch(torch.device("meta"), LIFT, 1e-9)
@@ -335,6 +340,7 @@ def test_a_devices_share_is_a_quarter_of_what_is_free(monkeypatch):
     assert TorchSearch(CPU, LIFT, 0.5)._room() == 0
 
 
+@one_storage
 @pytest.mark.parametrize(
     "error",
     [
