@@ -434,7 +434,8 @@ class TorchSearch:
         there = [_bytes(part) / _GIB for _, part in loaded.parts if part.resident]
         _log.warning(
             "index: %.2f of %.2f GiB of vectors are not kept on %s, whose share for them they "
-            "exceed, but read from files at each search: index.device_gib sets the share",
+            "exceed, but read from files at each search: index.device_gib (with "
+            "index.name=compressed) sets the share",
             sum(sizes) - sum(there),
             sum(sizes),
             self._device,
@@ -453,7 +454,7 @@ class TorchSearch:
             less = f" below {held / _GIB:.2f}" if held else ""
             raise UserError(
                 f"index: out of memory on {self._device} ({first_line(e)}): set "
-                f"index.device_gib{less}, or index.device=cpu"
+                f"index.device_gib{less}, or index.device=cpu (with index.name=compressed)"
             ) from None
 
 
