@@ -162,6 +162,8 @@ class Transport:
             return TransportError(f"{error.status} {error.message}", unreachable=True)
         if isinstance(error, self._aiohttp.ClientResponseError):  # it is no HTTP
             return TransportError(error.message.partition("\n")[0])
+        if isinstance(error, self._aiohttp.ClientPayloadError):
+            return TransportError("the server hung up before its end")
         unreachable = isinstance(error, self._aiohttp.ClientConnectorError)
         return TransportError(_reason(error), unreachable=unreachable)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import pytest
 from scripted_server import begin, chat, completion, streamed
@@ -108,13 +109,17 @@ def test_a_stream_that_fails_says_how(serve, reply, said):
 
 
 def test_a_stream_that_is_cut_off_says_so(serve):
+    read = threading.Event()
+
     def cut(handler):
         begin(handler, 1000)
         handler.wfile.write(data(event("a")).encode())
+        read.wait(20)
 
     found = client(serve(lambda *_: cut)).stream(BODY, chat=True)
     assert next(found) == event("a")
-    with pytest.raises(PromptError, match=rf"{FAILED}it was cut off \(.+\)$"):
+    read.set()
+    with pytest.raises(PromptError, match=rf"{FAILED}it was cut off \(.+ before its end\)$"):
         next(found)
 
 
