@@ -8,15 +8,19 @@ A server on this machine, in a process of its own, answers every request after a
     slow       four times as slow as heavy, for machines that have other work (study_pool.py)
 
 A run asks it one question per request. The server says when the first request came and the last
-reply left. The least time is the larger one of: sum of all replies' times / workers; longest reply.
-No order of the requests may reach that, so a second figure has `workers` who take the requests as
-they come and never wait.
+reply left. The least time is the larger one of: sum of all replies' times, errors included, by
+workers; longest reply. The client's own waits before it repeats a request do not count. No order of
+the requests may reach that, so a second figure has `workers` who take the requests as they come and
+never wait. Beside the times is the processor time per request: of the run, all of its own work
+included, and of the server.
 
 The last case is the bundled sample in three conditions: found by BM25, none and random passages.
-With `--memory N`, one run of N questions with short replies says how much memory it has at several
-points.
+
+With `--client`, the client alone sends short requests, without a run. With `--memory N`, one run of
+N questions with short replies says how much memory it has at several points.
 
     python benchmarks/served.py [--workers 8,64,256] [--kinds constant,heavy,failing] [--seconds 20]
+    python benchmarks/served.py --client [--workers 8,64,256]
     python benchmarks/served.py --memory 100000
 """
 
@@ -25,12 +29,16 @@ import asyncio
 import heapq
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 REPLY = {"choices": [{"message": {"content": "an oak"}, "finish_reason": "stop"}]}
 USAGE = {"prompt_tokens": 20, "completion_tokens": 3}
@@ -42,7 +50,18 @@ KINDS = {
     "slow": lambda number: (20.0 if number % 20 == 0 else 0.4, 200),
 }
 MEAN = {"constant": 1.0, "heavy": 0.345, "failing": 0.3}
-PAGE = os.sysconf("SC_PAGE_SIZE")
+MEMORY_AT = (1_000, 10_000, 20_000, 50_000, 100_000)  # answered questions
+ASKED = 6000  # requests of the client alone
+
+
+def packed(status, found):
+    body = json.dumps(found).encode()
+    head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (status, len(body)) + body
+
+
+REPLIES = {200: packed(200, REPLY | {"usage": USAGE}), 500: packed(500, {"error": "too busy"})}
+MODELS = packed(200, {"data": [{"id": "m"}]})
 
 
 class Server:
@@ -52,44 +71,78 @@ class Server:
         self.kind = kind
         self.first, self.last = 0.0, 0.0
         self.delays = []
-        self.busy = self.busiest = 0
+        self.busy = self.busiest = self.answered = 0
 
-    async def serve(self, reader, writer):
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                _, _, length = head.partition(b"content-length:")
-                await reader.readexactly(int(length.split(b"\r\n")[0]) if length else 0)
-                status, found = 200, {"data": [{"id": "m"}]}
-                if head.startswith(b"post"):
-                    status, found = await self.answer()
-                elif b"/stats" in head.split(b"\r\n")[0]:
-                    found = {
-                        "seconds": self.last - self.first,
-                        "delays": self.delays,
-                        "busiest": self.busiest,
-                    }
-                body = json.dumps(found).encode()
-                writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (status, len(body)))
-                writer.write(body)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+    def stats(self):
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "seconds": self.last - self.first,
+            "answered": self.answered,
+            "busiest": self.busiest,
+            "processor": used.ru_utime + used.ru_stime,
+        }
 
-    async def answer(self):
+    def ask(self, write):
         self.first = self.first or time.monotonic()
         delay, status = KINDS[self.kind](len(self.delays) + 1)
         self.delays.append(delay)
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
-        await asyncio.sleep(delay)
+        asyncio.get_running_loop().call_later(delay, self.answer, write, REPLIES[status])
+
+    def answer(self, write, reply):
         self.busy -= 1
+        self.answered += 1
+        write(reply)
         self.last = time.monotonic()
-        return status, REPLY | {"usage": USAGE} if status == 200 else {"error": "too busy"}
 
     async def run(self):
-        made = await asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=1024)
+        make = asyncio.get_running_loop().create_server
+        made = await make(lambda: Connection(self), "127.0.0.1", 0, backlog=4096)
         print(made.sockets[0].getsockname()[1], flush=True)
         await made.serve_forever()
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, server):
+        self.server = server
+        self.data = b""
+
+    def connection_made(self, transport):
+        self.write = transport.write
+
+    def data_received(self, data):
+        self.data += data
+        head, end, rest = self.data.partition(b"\r\n\r\n")
+        _, _, length = head.lower().partition(b"content-length:")
+        length = int(length.split(b"\r\n", 1)[0] or 0)
+        if not end or len(rest) < length:
+            return
+        self.data = rest[length:]
+        if head.startswith(b"POST"):
+            self.server.ask(self.write)
+        elif head.startswith(b"GET /stats"):
+            self.write(packed(200, self.server.stats()))
+        elif head.startswith(b"GET /delays"):
+            self.write(packed(200, self.server.delays))
+        else:
+            self.write(MODELS)
+
+
+@contextmanager
+def serving(kind):
+    """Start a server; yield its address."""
+    command = [sys.executable, __file__, "--serve", kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        finally:
+            server.kill()
+
+
+def told(url, what="stats"):
+    with urllib.request.urlopen(f"{url}/{what}") as found:
+        return json.load(found)
 
 
 def write_questions(folder, count):
@@ -110,37 +163,45 @@ def write_questions(folder, count):
     )
 
 
-def asking(kind, workers, arguments, watch=lambda pid: None):
-    """Run once against a fresh server with a fresh cache; return what the server says."""
-    command = [sys.executable, __file__, "--serve", kind]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
-    ):
-        try:
-            url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-            settings = {
-                "describer": "null",
-                "reader.url": f"{url}/v1",
-                "reader.model": "m",
-                "reader.images": "false",
-                "reader.workers": workers,
-            }
-            run = [sys.executable, "-m", "ravqa", "run", "--dataset", "okvqa", "--reader", "openai"]
-            run += ["--no-report", "--output", f"{folder}/run", *arguments]
-            for key, value in settings.items():
-                run += ["--set", f"{key}={value}"]
-            environment = {**os.environ, "RAVQA_CACHE": f"{folder}/cache", "HF_HUB_OFFLINE": "1"}
-            with open(f"{folder}/log", "w+", encoding="utf-8") as log:
-                with subprocess.Popen(run, stdout=log, stderr=log, env=environment) as running:
-                    watch(running)
-                if running.returncode:
-                    log.seek(0)
-                    sys.exit(log.read())
-            with urllib.request.urlopen(f"{url}/stats") as found:
-                return json.load(found)
-        finally:
-            server.kill()
+def watched(process, url, each):
+    """Call `each` with the memory in MB, and return processor time per request, until it ends."""
+    points = []
+    while process.poll() is None:
+        found = told(url)
+        with suppress(psutil.Error):
+            with (own := psutil.Process(process.pid)).oneshot():
+                times, memory = own.cpu_times(), own.memory_info().rss / 2**20
+            if found["answered"]:
+                points.append((found["answered"], times.user + times.system, found["processor"]))
+                each(found["answered"], memory)
+        time.sleep(0.5)
+    (first, run, server), (last, run_end, server_end) = points[0], points[-1]
+    count = max(1, last - first)
+    return 1e3 * (run_end - run) / count, 1e3 * (server_end - server) / count
+
+
+def asking(kind, workers, arguments, each=lambda answered, memory: None):
+    """Run once against a fresh server with a fresh cache; return what it and the server took."""
+    with tempfile.TemporaryDirectory() as folder, serving(kind) as url:
+        settings = {
+            "describer": "null",
+            "reader.url": f"{url}/v1",
+            "reader.model": "m",
+            "reader.images": "false",
+            "reader.workers": workers,
+        }
+        run = [sys.executable, "-m", "ravqa", "run", "--dataset", "okvqa", "--reader", "openai"]
+        run += ["--no-report", "--output", f"{folder}/run", *arguments]
+        for key, value in settings.items():
+            run += ["--set", f"{key}={value}"]
+        environment = {**os.environ, "RAVQA_CACHE": f"{folder}/cache", "HF_HUB_OFFLINE": "1"}
+        with open(f"{folder}/log", "w+", encoding="utf-8") as log:
+            with subprocess.Popen(run, stdout=log, stderr=log, env=environment) as running:
+                taken = watched(running, url, each)
+            if running.returncode:
+                log.seek(0)
+                sys.exit(log.read())
+        return told(url) | {"delays": told(url, "delays"), "taken": taken}
 
 
 def in_turn(delays, workers):
@@ -155,25 +216,42 @@ def line(name, workers, found):
     delays = found["delays"]
     least = max(sum(delays) / workers, *delays)
     took, best = found["seconds"], in_turn(delays, workers)
+    run, server = found["taken"]
     print(
         f"{name:>10} {workers:4} workers: {len(delays):6} requests, most at once "
         f"{found['busiest']:4}; {took:6.1f} s, least {least:5.1f} s ({least / took:4.0%}), "
-        f"in turn {best:5.1f} s ({best / took:4.0%}); load {os.getloadavg()[0]:.1f}",
+        f"in turn {best:5.1f} s ({best / took:4.0%}); processor {run:.2f} ms a request, server "
+        f"{server:.2f}; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
 
 
-def memory(running):
-    """Print the memory of a process, in MB, as its samples grow."""
-    began = time.monotonic()
-    while running.poll() is None:
-        try:
-            pages = int(Path(f"/proc/{running.pid}/statm").read_text(encoding="ascii").split()[1])
-        except (OSError, IndexError):
-            break
-        seconds = time.monotonic() - began
-        print(f"{seconds:6.0f} s: {pages * PAGE / 2**20:6.0f} MB", flush=True)
-        time.sleep(15)
+def alone(workers):
+    """Send requests without a run; print what the client takes for each."""
+    from ravqa.clients.openai import Client, ServerConfig
+
+    text = "Passage: " + "words of a passage that is read " * 40 + "\nQuestion: what is it?"
+    body = {"model": "m", "max_tokens": 32, "messages": [{"role": "user", "content": text}]}
+    with serving("short") as url:
+        client = Client(ServerConfig(url=f"{url}/v1", model="m", workers=workers), why="this")
+
+        def ask(number, stop):
+            return client.chat(body, lambda reply: reply["choices"][0]["message"]["content"], stop)
+
+        def spent():
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            return time.monotonic(), used.ru_utime + used.ru_stime, told(url)["processor"]
+
+        list(client.each(ask, range(2 * workers)))  # connections are made
+        before = spent()
+        list(client.each(ask, range(ASKED)))
+        seconds, own, server = (b - a for a, b in zip(before, spent(), strict=True))
+    print(
+        f"    client {workers:4} workers: {ASKED:6} requests, {ASKED / seconds:5.0f} a second; "
+        f"processor {1e3 * own / ASKED:.2f} ms a request, server {1e3 * server / ASKED:.2f}; load "
+        f"{os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
 
 
 def main():
@@ -181,23 +259,36 @@ def main():
     parser.add_argument("--workers", default="8,64,256")
     parser.add_argument("--kinds", default="constant,heavy,failing")
     parser.add_argument("--seconds", type=float, default=20, help="least time of a case")
+    parser.add_argument("--client", action="store_true", help="the client alone, without a run")
     parser.add_argument("--memory", type=int, help="questions of the run whose memory is told")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    workers = list(map(int, options.workers.split(",")))
     if options.serve:
         asyncio.run(Server(options.serve).run())
+        return
+    if options.client:
+        for number in workers:
+            alone(number)
         return
     plain = ["--retriever", "none", "--predict-only"]
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
         if options.memory:
+            left = [at for at in MEMORY_AT if at < options.memory] + [options.memory]
+
+            def each(answered, memory):
+                if left and answered >= left[0]:
+                    left.pop(0)
+                    print(f"{answered:7} answered: {memory:6.0f} MB", flush=True)
+
             write_questions(data, options.memory)
-            line("short", 64, asking("short", 64, ["--data", name, *plain], memory))
+            line("short", 64, asking("short", 64, ["--data", name, *plain], each))
             return
         for kind in options.kinds.split(","):
-            for workers in map(int, options.workers.split(",")):
-                write_questions(data, int(options.seconds * workers / MEAN[kind]))
-                line(kind, workers, asking(kind, workers, ["--data", name, *plain]))
+            for number in workers:
+                write_questions(data, int(options.seconds * number / MEAN[kind]))
+                line(kind, number, asking(kind, number, ["--data", name, *plain]))
     three = ["--retriever", "bm25", "--controls", "none,random"]
     line("sample", 64, asking("heavy", 64, three))
 
