@@ -19,6 +19,8 @@ import numpy as np
 import tachiom
 from search_data import Stored
 
+_SAMPLE = 2**17
+"""Vectors that its product quantisers, of 256 codes each, learn from; by default ten million."""
 _EFFORTS: dict[str, dict[str, Any]] = {
     "10 centroids, 200 scored": {"k_centroids": 10, "ef_search": 20, "k_docs_to_score": 200},
     "default": {},  # 20 centroids, 500 scored
@@ -47,7 +49,8 @@ class Engine:
             if not (data / "tokens.npy").exists():
                 raise FileNotFoundError(f"{data} has no tokens.npy: remove it to make it again")
             names = ("vectors.npy", "tokens.npy", "lengths.npy")
-            tachiom.Tachiom.build(*(str(data / name) for name in names)).save(str(file))
+            paths = [str(data / name) for name in names]
+            tachiom.Tachiom.build(*paths, pq_sample_size=_SAMPLE).save(str(file))
         self.index = tachiom.Tachiom.load(str(file))
 
     def search(
