@@ -29,11 +29,14 @@ PYTEST := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Compiled at installation, where there is a C compiler.
+KERNELS := $(wildcard ravqa/indexes/compressed/csrc/*.[ch])
+
 .PHONY: run demo test test-slow test-all check mutate docs hooks clean
 
 # What a run needs. torch first and alone, in the version of constraints.txt: nothing installed later
 # may replace it.
-$(VENV)/.run: pyproject.toml constraints.txt requirements-sample.txt
+$(VENV)/.run: pyproject.toml constraints.txt requirements-sample.txt hatch_build.py $(KERNELS)
 	$(if $(shell $(or $(PYTHON),false) $(IN_RANGE) && echo yes),,$(error $(NO_PYTHON)))
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
