@@ -170,8 +170,8 @@ def engine(text: str) -> tuple[str, Path | None]:
     return name, Path(where) if where else None
 
 
-def measure(args: argparse.Namespace, data: Path, console: Console) -> dict[str, Any]:
-    """Return the figures of all engines for all kinds of queries."""
+def measure(args: argparse.Namespace, data: Path, console: Console) -> Iterator[dict[str, Any]]:
+    """Yield the figures of all engines so far, after every kind of query."""
     engines = {"exact": None, "ravqa": None, **dict(args.engine)}
     storages = [args.only] if args.only else STORAGES
 
@@ -193,7 +193,7 @@ def measure(args: argparse.Namespace, data: Path, console: Console) -> dict[str,
                 found["batches"] += comparison.batches(kind, many, args.batches, args.patience)
             about = {"kind": kind, "vectors": vectors, "gemm_gflops": gemm}
             found["kinds"].append({**about, "load": [load[0], os.getloadavg()[0]]})
-        return {**found, **comparison.about()}
+            yield {**found, **comparison.about()}
 
 
 def main() -> None:
@@ -245,11 +245,12 @@ def main() -> None:
         "processor": processor(),
         "builds": builds,
     }
+    for found in [{}] if args.build else measure(args, data, console):
+        figures |= found
+        if args.output:
+            args.output.write_text(json.dumps(figures, indent=1))
     if not args.build:
-        figures |= measure(args, data, console)
         console.print(search_report.tables([figures]), markup=False, soft_wrap=True)
-    if args.output:
-        args.output.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
