@@ -29,14 +29,13 @@ PYTEST := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Compiled at installation, where there is a C compiler.
-KERNELS := $(wildcard ravqa/indexes/compressed/csrc/*.[ch])
+CSRC := ravqa/indexes/compressed/csrc
 
 .PHONY: run demo test test-slow test-all check mutate docs hooks clean
 
 # What a run needs. torch first and alone, in the version of constraints.txt: nothing installed later
 # may replace it.
-$(VENV)/.run: pyproject.toml constraints.txt requirements-sample.txt hatch_build.py $(KERNELS)
+$(VENV)/.run: pyproject.toml constraints.txt requirements-sample.txt
 	$(if $(shell $(or $(PYTHON),false) $(IN_RANGE) && echo yes),,$(error $(NO_PYTHON)))
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
@@ -53,20 +52,24 @@ $(VENV)/.installed: $(VENV)/.run
 	$(PIP) -c constraints.txt -e '.[cpu,sample,test,dev]'
 	touch $@
 
-run: $(VENV)/.run
+# Compiled by the installation, and again when they change; nothing fails where there is no compiler.
+$(CSRC)/kernels.so: hatch_build.py $(wildcard $(CSRC)/*.[ch]) | $(VENV)/.run
+	-$(BIN)/python hatch_build.py
+
+run: $(VENV)/.run $(CSRC)/kernels.so
 	HF_HUB_OFFLINE=1 $(BIN)/python run_vqa.py --dataset okvqa --controls none,oracle,wrong-image --on-error skip
 
 DEMO ?=
-demo: $(VENV)/.demo
+demo: $(VENV)/.demo $(CSRC)/kernels.so
 	HF_HUB_OFFLINE=1 $(BIN)/ravqa demo $(DEMO)
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(CSRC)/kernels.so
 	$(PYTEST)
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.installed $(CSRC)/kernels.so
 	$(PYTEST) -m slow
 
-test-all: $(VENV)/.installed
+test-all: $(VENV)/.installed $(CSRC)/kernels.so
 	$(PYTEST) -m "slow or not slow"
 
 check: $(VENV)/.installed
