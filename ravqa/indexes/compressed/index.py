@@ -19,13 +19,14 @@ share one, a run, are adjacent. A query of W vectors passes through
    added to the others so far, no longer reach it.
 
 The ranking is that of 4; scores are MaxSim over the stored vectors. Nothing here assumes that query
-vectors cluster. Without numba, or on another device than the CPU, `torch_search` searches instead.
+vectors cluster. On the CPU the stages' loops are `native`'s or, where that could not be compiled,
+numba's (`kernels`). Without both, or on another device, `torch_search` searches instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -39,6 +40,7 @@ from ravqa.core.errors import UserError, import_extra, near_matches
 from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text, validate
 from ravqa.indexes.base import Array
+from ravqa.indexes.compressed import native
 from ravqa.indexes.compressed.codec import (
     SCALE_UNIT,
     Codec,
@@ -128,13 +130,33 @@ def default_candidates(passages: int, vectors: int) -> int:
     return int(share * np.sqrt(passages) * _growth(passages))
 
 
-def _compiled(config: CompressedIndex.Config, device: torch.device) -> bool:
-    """Return whether numba's kernels are used."""
+def kernels_in_use(
+    config: CompressedIndex.Config, device: torch.device
+) -> Literal["native", "numba", "torch"]:
+    """Return what searches: the compiled loops, those of numba, or torch.
+
+    Raises:
+        UserError: what is configured is not there.
+    """
     if config.kernels == "auto":
-        return device.type == "cpu" and find_spec("numba") is not None
+        if device.type != "cpu":
+            return "torch"
+        if native.library() is not None:
+            return "native"
+        return "torch" if find_spec("numba") is None else "numba"
     if config.kernels == "numba":
         import_extra("numba", "cpu", why="index.kernels=numba")
-    return config.kernels == "numba"
+    if config.kernels == "native" and native.library() is None:
+        raise UserError(
+            "index.kernels=native: this installation was made without a C compiler, or from other "
+            "sources: install ravqa again where there is one, or choose numba or torch"
+        )
+    return config.kernels
+
+
+def _builds(config: CompressedIndex.Config, device: torch.device) -> bool:
+    """Return whether numba's kernels help to build."""
+    return kernels_in_use(config, device) != "torch" and find_spec("numba") is not None
 
 
 @dataclass(frozen=True)
@@ -146,6 +168,7 @@ class _Query:
         exact: float32 [centroids, W], products; without rows if no tables are needed.
         table: uint8 [centroids, W and padding], lifted, see `_LIFT`; scale: its units in 1.
         norm: the vectors' mean length.
+        rounded: the query for `native.refine`, if that searches.
     """
 
     plain: Array
@@ -154,6 +177,7 @@ class _Query:
     table: Array
     scale: float
     norm: float
+    rounded: native.Rounded | None = None
 
 
 class CompressedIndex(SegmentedIndex):
@@ -173,7 +197,8 @@ class CompressedIndex(SegmentedIndex):
             candidates: minimum number of passages to refine; null for `default_candidates` times
                 the effort's factor, and not less than 8 k.
             retrain: choose new centroids when added passages fit the old ones badly, or are many.
-            kernels: numba, torch, or auto: numba on the CPU if it is installed.
+            kernels: what computes: native, which was compiled from C at installation; numba;
+                torch; or auto: on the CPU the first of these that is there, else torch.
             device: auto, cpu, cuda, ...
             device_gib: GiB of a GPU's memory for stored vectors; null for a quarter of what is
                 free at the first search. The vectors of other passages are read from files.
@@ -185,7 +210,7 @@ class CompressedIndex(SegmentedIndex):
         effort: Literal["fast", "default", "careful"] = "default"
         candidates: int | None = Field(default=None, ge=1)
         retrain: bool = True
-        kernels: Literal["auto", "numba", "torch"] = "auto"
+        kernels: Literal["auto", "native", "numba", "torch"] = "auto"
         device: Text = "auto"
         device_gib: float | None = Field(default=None, ge=0)
 
@@ -206,8 +231,16 @@ class CompressedIndex(SegmentedIndex):
         return device_of(self.config.device)
 
     @cached_property
+    def _kernels(self) -> Literal["native", "numba", "torch"]:
+        return kernels_in_use(self.config, self._device)
+
+    @cached_property
     def _compiled(self) -> bool:
-        return _compiled(self.config, self._device)
+        return self._kernels != "torch"
+
+    @cached_property
+    def _numba(self) -> bool:
+        return _builds(self.config, self._device)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -238,15 +271,13 @@ class CompressedIndex(SegmentedIndex):
             raise ValueError("storage 4bit is for vectors of even length")
         with _Spool(writer, passages) as spool:
             device = device_of(config.device)
-            _train_and_write(writer, spool, device, _compiled(config, device), progress)
+            _train_and_write(writer, spool, device, _builds(config, device), progress)
 
     def _append(
         self, writer: Writer, state: State, passages: Passages, progress: Progress
     ) -> SegmentEntry | None:
         with _Spool(writer, passages) as spool:
-            return _write_segment(
-                writer, spool, state.shared, self._device, self._compiled, progress
-            )
+            return _write_segment(writer, spool, state.shared, self._device, self._numba, progress)
 
     def _wants_compact(self, state: State) -> bool:
         codec: Codec = state.shared
@@ -262,7 +293,7 @@ class CompressedIndex(SegmentedIndex):
     def _compact(self, writer: Writer, state: State, progress: Progress) -> None:
         if self._wants_compact(state) or not state.shared.trained_on:
             with _Spool(writer, self._all(state)) as spool:
-                _train_and_write(writer, spool, self._device, self._compiled, progress)
+                _train_and_write(writer, spool, self._device, self._numba, progress)
         else:
             segment = _copy_segments(writer, state)
             writer.commit(segments=(segment,) if segment else ())
@@ -404,43 +435,64 @@ class CompressedIndex(SegmentedIndex):
     @contextmanager
     def _prepared(self, state: State, query: Array, tables: bool = True) -> Iterator[_Query]:
         """Yield the query with what the kernels need, which run inside."""
-        from ravqa.indexes.compressed import kernels
-
         codec: Codec = state.shared
         query = query[_sample_first(len(query))]
-        rotated = query @ codec.rotation
-        with kernels.lone_products():
-            if tables:
-                with self._room.for_array(len(codec.centers), len(query)) as exact:
-                    yield self._tables(codec, query, rotated, exact)
+        with ExitStack() as stack:
+            if self._kernels == "native":
+                rotated = np.empty_like(query)
+                native.products(query, np.ascontiguousarray(codec.rotation.T), rotated)
             else:
+                from ravqa.indexes.compressed import kernels
+
+                rotated = query @ codec.rotation
+                stack.enter_context(kernels.lone_products())
+            if not tables:
                 yield _Query(query, rotated, codec.centers[:0], np.zeros((0, 0), np.uint8), 1, 1)
+                return
+            count, lanes = len(codec.centers), -(-len(query) // _LANES) * _LANES
+            exact = stack.enter_context(self._room.for_array(count, len(query)))
+            room = stack.enter_context(self._room.for_array(count, lanes // 4))
+            yield self._tables(state, query, rotated, exact, room.view(np.uint8))
 
-    def _tables(self, codec: Codec, query: Array, rotated: Array, exact: Array) -> _Query:
-        """Return the query with tables for the kernels; `exact` is filled."""
-        from ravqa.indexes.compressed import kernels
-
-        kernels.run(kernels.multiply, len(exact), codec.centers, rotated.T, exact, grain=256)
+    def _tables(
+        self, state: State, query: Array, rotated: Array, exact: Array, table: Array
+    ) -> _Query:
+        """Return the query with tables for the kernels; `exact` and `table` are filled."""
+        codec: Codec = state.shared
         norms = np.linalg.norm(query, axis=1)
         lift = _LIFT * codec.spread
         # A passage's best is among the upper entries of a query vector: values below the mean of
         # all centroids are clipped to 0.
-        low = codec.middle @ rotated.T + lift.mean() * norms
+        low = np.einsum("h,wh->w", codec.middle, rotated) + lift.mean() * norms
+        if self._kernels == "native":
+            lifted = native.Lifted(lift, norms, low, 0.0)
+            highest = native.table_products(codec.centers, rotated, lifted, exact)
+            scale = 255 / max(1e-30, float(highest.max()))
+            lifted = lifted._replace(scale=scale)
+            native.quantise(exact, lifted, table)
+            four = state.manifest.settings["storage"] == "4bit"
+            whole = native.rounded(rotated, table.shape[1], four, lifted)
+            return _Query(query, rotated, exact, table, scale, float(norms.mean()), whole)
+        from ravqa.indexes.compressed import kernels
+
+        kernels.run(kernels.multiply, len(exact), codec.centers, rotated.T, exact, grain=256)
         highest = np.empty(len(exact), np.float32)
         kernels.run(kernels.greatest, len(exact), exact, lift, norms, low, highest)
         scale = 255 / max(1e-30, float(highest.max()))
-        lanes = -(-len(query) // _LANES) * _LANES
-        table = np.zeros((len(exact), lanes), np.uint8)
+        table[:, len(query) :] = 0
         kernels.run(kernels.quantise, len(exact), exact, lift, norms, low, scale, table)
         return _Query(query, rotated, exact, table, scale, float(norms.mean()))
 
     def _scan(self, state: State, query: _Query) -> Array:
         """Return approximate scores of all rows, ordered like MaxSim but on an arbitrary scale."""
-        from ravqa.indexes.compressed import kernels
-
         out = np.zeros(len(state.alive), np.int32)
         for s in state.segments:
             part = out[s.first : s.first + len(s.ids)]
+            if self._kernels == "native":
+                native.scan(query.table, s.arrays, part)
+                continue
+            from ravqa.indexes.compressed import kernels
+
             arrays = s.arrays["centroids"], s.arrays["run_offsets"]
             kernels.run(kernels.scan, len(s.ids), query.table, *arrays, part)
         return out
@@ -451,23 +503,28 @@ class CompressedIndex(SegmentedIndex):
         """Return lower bounds of the rows' scores, float32, and the scan's result for the same.
 
         Args:
-            lanes: number of query vectors to use, the first ones; a multiple of 8.
+            lanes: number of query vectors to use, the first ones; a multiple of 32.
         """
-        from ravqa.indexes.compressed import kernels
-
         width = query.table.shape[1] if lanes in {None, len(query.plain)} else lanes
         vectors = query.vectors[:lanes]
         out, coarse = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
-        exact = query.exact
+        exact, near = query.exact, min(255, int(margin * query.scale * query.norm))
         four = state.manifest.settings["storage"] == "4bit"
         for s, places, local in state.by_segment(rows):
             part, seen = np.zeros(len(local), np.float32), np.zeros(len(local), np.int32)
+            if query.rounded is not None:
+                some = query.rounded, len(vectors), s.arrays, s.offsets, self.dim
+                native.refine(local, query.table, near, exact, *some, part, seen)
+                out[places], coarse[places] = part, seen
+                continue
+            from ravqa.indexes.compressed import kernels
+
             kernels.run(
                 kernels.refine,
                 len(local),
                 local,
                 query.table,
-                min(255, int(margin * query.scale * query.norm)),
+                near,
                 exact,
                 vectors,
                 s.arrays["centroids"],
@@ -487,6 +544,8 @@ class CompressedIndex(SegmentedIndex):
 
     def _scores(self, state: State, query: _Query, rows: Array) -> Array:
         """Return the MaxSim over the stored vectors of the rows, float32."""
+        if self._kernels == "native":
+            return self._native_scores(state, query, rows)
         from ravqa.indexes.compressed import kernels
 
         def score(
@@ -514,6 +573,16 @@ class CompressedIndex(SegmentedIndex):
             kernels.run(score, len(parts), segment, local, places, parts, grain=1)
         return out
 
+    def _native_scores(self, state: State, query: _Query, rows: Array) -> Array:
+        out = np.full(len(rows), -np.inf, dtype=np.float32)
+        centers = state.shared.centers
+        for s, places, local in state.by_segment(rows):
+            vectors = query.plain if "vectors" in s.arrays else query.vectors
+            part = np.empty(len(local), np.float32)
+            native.score(local, vectors, centers, s.arrays, s.offsets, part)
+            out[places] = part
+        return out
+
     def _stored(
         self, state: State, segment: Segment, rows: Array, room: Array | None = None
     ) -> tuple[Array, bool]:
@@ -539,7 +608,7 @@ class CompressedIndex(SegmentedIndex):
         spans = np.diff(np.append(starts, lengths.sum()))
         codes = np.repeat(a["centroids"][runs], spans)
         centers, fine = state.shared.centers, a.get("fine", np.zeros((1, 0), np.uint8))
-        if not self._compiled:
+        if not self._numba:
             rest = fine[places] if fine.shape[1] else np.zeros((len(places), 0), np.uint8)
             coded = Coded(codes, a["residuals"][places], rest, a["scales"][places])
             return decode(centers, coded), True
@@ -572,13 +641,17 @@ class _Room:
 
     @contextmanager
     def for_array(self, rows: int, columns: int) -> Iterator[Array]:
-        """Yield an uninitialised float32 array [rows, columns] for this block alone."""
+        """Yield an uninitialised float32 array [rows, columns] for this block alone.
+
+        It begins at a multiple of 64 bytes, as the cache's lines do.
+        """
         try:
             flat = self._free.pop()
         except IndexError:
             flat = np.empty(0, np.float32)
         if len(flat) < rows * columns:
-            flat = np.empty(rows * columns, np.float32)
+            flat = np.empty(rows * columns + 16, np.float32)
+            flat = flat[-(flat.ctypes.data // 4) % 16 :]
         try:
             yield flat[: rows * columns].reshape(rows, columns)
         finally:
