@@ -28,11 +28,13 @@ from ravqa.core.records import Description, Question, Tag
 from ravqa.core.settings import validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import Encoder
+from ravqa.indexes.compressed import native
 from ravqa.indexes.compressed.index import CompressedIndex
 from ravqa.indexes.exact import ExactIndex
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 STORAGES = ["9bit", "4bit", "float16"]
+NATIVE = ["native"] if native.library() is not None else []  # where they could be compiled
 COUNT = 1000
 
 
@@ -162,7 +164,7 @@ def test_only_allowed_passages_are_found_among_many(sample):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_numba_and_torch_give_the_same(tmp_path, storage):
+def test_all_kernels_give_the_same(tmp_path, storage):
     topics = Topics(seed=6, dim=40)
     passages = [*topics.passages(250), np.zeros((0, 40), np.float32), *topics.passages(50)]
     queries = [*topics.queries(passages[:250], 6), units(np.random.default_rng(0), 3, 40)]
@@ -173,7 +175,7 @@ def test_numba_and_torch_give_the_same(tmp_path, storage):
     CompressedIndex(path).delete(["p3", "q7", "q50"])
     ways = {
         kernels: CompressedIndex(path, CompressedIndex.Config(kernels=kernels))
-        for kernels in ("numba", "torch")
+        for kernels in ("torch", "numba", *NATIVE)
     }
     held = stored(path)
     for query in queries:
@@ -182,10 +184,11 @@ def test_numba_and_torch_give_the_same(tmp_path, storage):
             [hits] = index.search([query], 12, candidates=1000)
             assert_ranking(hits, expected, 12, 1e-4)
         ids = list(held)
-        scores = [index.score([query], [ids])[0] for index in ways.values()]
-        np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
-    found = [index.search(queries, 10, candidates=120) for index in ways.values()]
-    assert overlap(*found) >= 0.95
+        one, *others = (index.score([query], [ids])[0] for index in ways.values())
+        for scores in others:
+            np.testing.assert_allclose(scores, one, rtol=0, atol=1e-5)
+    one, *others = (index.search(queries, 10, candidates=120) for index in ways.values())
+    assert all(overlap(found, one) >= 0.95 for found in others)
 
 
 @pytest.fixture
@@ -199,10 +202,14 @@ def without(monkeypatch):
     return hide
 
 
-def test_it_works_where_numba_is_missing(tmp_path, without, sample):
+@pytest.mark.parametrize("kernels", ["torch", *NATIVE])
+def test_it_works_where_numba_is_missing(tmp_path, without, sample, monkeypatch, kernels):
     without("numba")
+    if kernels == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
     index = CompressedIndex(sample.index.path)
     found = index.search(sample.queries, 10)
+    assert index._kernels == kernels
     assert sys.modules.get("ravqa.indexes.compressed.kernels") is None
     assert overlap(found, top10(sample.best)) >= 0.99
     made = build(tmp_path / "index", sample.passages[:50], kind="compressed")
@@ -297,7 +304,7 @@ def test_widths_that_are_no_multiple_of_eight(tmp_path, storage, dim):
             build(path, passages, kind="compressed", storage=storage)
         assert files(path) == set()
         return
-    for kernels in ("numba", "torch"):
+    for kernels in ("numba", "torch", *NATIVE):
         shutil.rmtree(path, ignore_errors=True)
         index = build(path, passages, kind="compressed", storage=storage, kernels=kernels)
         query = units(rng, 11, dim)
