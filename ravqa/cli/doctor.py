@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ CORE = ("torch", "transformers", "accelerate", "numpy", "pillow", "pydantic")
 
 EXTRAS = {
     "sample": "the default pipeline's models: EfficientNet-Lite0, MiniLM, GGUF files",
-    "cpu": "faiss and numba: the index faiss, and faster search in compressed indexes",
+    "cpu": "faiss and numba: the index faiss, and compressed indexes built sooner",
     "gpu": "faiss for GPUs, instead of cpu",
     "bm25": "the retriever bm25",
     "ocr": "the describer ocr, which reads what is written in photos",
@@ -161,13 +162,24 @@ def extras() -> list[Extra]:
 
 
 def devices() -> dict[str, str]:
-    """Return processors, memory, free disk space, and accelerators that torch can use."""
+    """Return processors, memory, free disk space, kernels, and accelerators that torch can use."""
     found = {
         "cpu": f"{_processors()} processors",
         "memory": readable_size(total_memory()),
         "disk": _disk(),
+        "kernels": _kernels(),
     }
     return found | _accelerators()
+
+
+def _kernels() -> str:
+    """Say what searches compressed indexes on the processors."""
+    from ravqa.indexes.compressed import native
+
+    if native.library() is not None:
+        return f"compiled from C, for {native.SETS[native.best_set()]}"
+    other = "torch" if find_spec("numba") is None else "numba"
+    return f"not compiled: compressed indexes are searched by {other}, more slowly"
 
 
 def _disk() -> str:
