@@ -164,6 +164,9 @@ class Transport:
             return TransportError(error.message.partition("\n")[0])
         if isinstance(error, self._aiohttp.ClientPayloadError):
             return TransportError("the server hung up before its end")
+        if isinstance(error, self._aiohttp.ClientConnectorCertificateError):
+            why = getattr(error.certificate_error, "verify_message", error.certificate_error)
+            return TransportError(f"the certificate is not trusted: {why}", unreachable=True)
         unreachable = isinstance(error, self._aiohttp.ClientConnectorError)
         return TransportError(_reason(error), unreachable=unreachable)
 
