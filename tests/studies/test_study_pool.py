@@ -220,11 +220,12 @@ class Server(ScriptedServer):
         time.sleep(0.25 if digest[0] < 8 else 0.002)
         if body["model"] == "bad" and digest[1] < 40:
             return 400, json.dumps({"error": {"message": "not this prompt"}})
-        status, reply = chat(" ".join(text.split()[digest[2] % 9 :][:2]))
+        said = " ".join(text.split()[digest[2] % 9 :][:2])
+        status, reply = chat(said if body["model"] != "judge" else "yes" if digest[2] % 2 else "no")
         return status, json.dumps(json.loads(reply) | {"usage": USAGE})
 
 
-def write_served(folder, url, **changes):
+def write_served(folder, url, judge=None, options=None, **changes):
     """72 questions, and variants that share prompts in several ways."""
     data = write_data(folder)
     rows = [json.loads(line) for line in (data / "questions.jsonl").read_text().splitlines()]
@@ -243,7 +244,11 @@ def write_served(folder, url, **changes):
             "reader": {**reader, "prices": {"prompt": 1, "completion": 2, "currency": "USD"}},
             "answering.decision": "vote",
             "answering.passages": 2,
+            **({"judge": judge} if judge else {}),
         },
+        "datasets": [
+            {"name": "jsonl", "data": str(data), "label": "animals", "options": options or {}}
+        ],
         "axes": {
             "how": {
                 "two": {},
@@ -346,7 +351,35 @@ def test_side_by_side_gives_what_one_after_the_other_gives(monkeypatch, capsys, 
     assert sum(of_m) == by_model["m"]
     assert min(of_m[:3]) > 0
     assert of_m[3] == 0  # it is the control of the first one
-    first, second = contents(tmp_path / "turn"), contents(tmp_path / "side")
+    same_contents(tmp_path)
+
+
+@pytest.mark.slow
+def test_what_variants_share_is_judged_for_the_first_of_them(monkeypatch, capsys, tmp_path, server):
+    judge = {"name": "llm", "url": server.url, "model": "judge", "workers": 4}
+    study = write_served(
+        tmp_path / "data",
+        server.url,
+        axes={"how": {"two": {}, "three": {"answering.passages": 3}, "k1": {"retriever.k1": 0.2}}},
+        judge={**judge, "prices": {"prompt": 3, "completion": 3, "currency": "USD"}},
+        options={"metric": "judge"},
+    )
+    for name, most in (("turn", 1), ("side", 3)):
+        code, _, err = run(monkeypatch, capsys, tmp_path, study, name, most)
+        assert code == 0, err
+        if name == "turn":
+            before = asked(server)
+    now = asked(server)
+    assert now == before
+    assert {model for model, _ in now} == {"m", "judge"}
+    runs = [tmp_path / "side" / "runs" / name for name in ("two", "three", "k1")]
+    assert round(sum(map(requests_of, runs)), 3) == now.total()
+    same_contents(tmp_path)
+
+
+def same_contents(folder):
+    """Both ways gave the same files."""
+    first, second = contents(folder / "turn"), contents(folder / "side")
     assert first.keys() == second.keys()
     for file, text in first.items():
         assert text == second[file], file
