@@ -139,7 +139,8 @@ class Store:
         self.path = cache_dir() / f"{name}.sqlite"
         self._ready = False
         self._waiting: dict[str, Any] = {}  # values to be stored
-        self._writing = threading.Lock()
+        self._writing = threading.Lock()  # held for moments only
+        self._storing = threading.Lock()
         self._timer: threading.Timer | None = None
         self._do(lambda connection: None)
 
@@ -231,19 +232,23 @@ class Store:
         not made again.
 
         Args:
-            most: number of values that may wait to be stored.
+            most: number of values that may wait to be stored, apart from those that come while
+                others are being stored.
         """
 
         def keep(key: str, value: Any) -> None:
             with self._writing:
                 self._waiting[key] = value
                 full = len(self._waiting) >= most
-                if self._timer is None and not full:
+                if self._timer is None:
                     self._timer = threading.Timer(_STORED_AFTER_S, self._write_later)
                     self._timer.daemon = True
                     self._timer.start()
-            if full:
-                self._write()
+            if full and self._storing.acquire(blocking=False):
+                try:
+                    self._store()
+                finally:
+                    self._storing.release()
 
         try:
             yield keep
@@ -251,19 +256,24 @@ class Store:
             self._write()
 
     def _write(self) -> None:
-        """Store what waits."""
+        """Store what waits, after what is being stored."""
+        with self._storing:
+            self._store()
+
+    def _store(self) -> None:
         with self._writing:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
             values, self._waiting = self._waiting, {}
-            if not values:
-                return
-            try:
-                self.put(values)
-            except UserError:  # the next call tries again; other errors are a value's own
-                self._waiting = values
-                raise
+        if not values:
+            return
+        try:
+            self.put(values)
+        except UserError:  # the next call tries again; other errors are a value's own
+            with self._writing:
+                self._waiting = {**values, **self._waiting}
+            raise
 
     def _write_later(self) -> None:
         with suppress(Exception):  # raised at the end, where they are stored again

@@ -407,6 +407,37 @@ def test_no_more_values_wait_than_may(fresh_cache, monkeypatch):
             assert i - len(store.get([str(n) for n in range(8)])) < 3
 
 
+def test_values_are_kept_while_others_are_being_stored(fresh_cache, monkeypatch):
+    store = Store("slow")
+    storing, release = threading.Event(), threading.Event()
+    put, sizes = store.put, []
+
+    def slowly(values):
+        sizes.append(len(values))
+        storing.set()
+        assert release.wait(20)
+        put(values)
+
+    monkeypatch.setattr(store, "put", slowly)
+    monkeypatch.setattr("ravqa.core.cache._STORED_AFTER_S", 60)
+
+    def first():
+        with store.writing(1) as keep:
+            keep("a", 1)
+
+    def second():
+        assert storing.wait(20)
+        with store.writing(1) as keep:
+            for i in range(5):
+                keep(str(i), i)
+            release.set()  # reached, though the first value is not stored yet
+        return store.get(list("01234"))
+
+    assert in_threads(first, second)[1] == {str(i): i for i in range(5)}
+    assert sizes == [1, 5]
+    assert store.get(["a"]) == {"a": 1}
+
+
 def in_threads(*calls):
     with ThreadPoolExecutor(len(calls)) as threads:
         return [future.result(20) for future in [threads.submit(call) for call in calls]]
