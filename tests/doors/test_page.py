@@ -8,7 +8,7 @@ from PIL import Image
 
 from ravqa.datasets.base import DatasetRequest
 from ravqa.datasets.files import load_jsonl
-from ravqa.doors.demo.page import Page
+from ravqa.doors.demo.page import EXAMPLES, Page, style
 from ravqa.doors.feedback import OPEN, Feedback
 from ravqa.doors.shelf import OWN
 from ravqa.images.uploads import Limits
@@ -44,6 +44,8 @@ def test_an_answer_grows_and_can_be_kept(page):
     assert all(step.verdict is None for step in steps[:-2])
     for said in ("With passages", "Without passages", "unknown", "passages found", "together"):
         assert said in last.answers
+    assert "No part of this pipeline looks at photos" in last.answers
+    assert "No part of this pipeline looks at photos" not in ask(page)[-1].answers
     assert "2 passages found" in last.passages
     assert "no word-by-word matches" in last.matched  # of this encoder
     shown = last.verdict.answer
@@ -142,3 +144,10 @@ def test_examples_are_put_back_after_they_were_removed(page):
     Path(path).unlink()
     assert page.example(0) == (path, question)
     assert Path(path).is_file()
+
+
+def test_the_style_sheet_has_small_pictures_of_the_examples():
+    sheet = style()
+    assert sheet.count("background-image: url(data:image/") == len(EXAMPLES)
+    assert len(sheet) < 40_000
+    assert "http" not in sheet

@@ -20,6 +20,7 @@ from ravqa.doors.shelf import SAMPLE, Shelf
 from ravqa.images.uploads import Limits, uploaded
 from ravqa.pipeline import Response
 from ravqa.reports.matches import PASSAGES, match_page
+from ravqa.reports.photos import thumbnails
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ _MODELS = "models"
 """What asking takes turns at."""
 _WAITING = 20
 """Most people who wait for their turn; who comes later is asked to try again."""
+_ICON = 4000
+"""Bytes of an example's small picture."""
 _KEPT_S = 3600
 """How long uploads and what a visitor saw last are kept."""
 _QUICK = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
@@ -98,9 +101,10 @@ class Page:
         yield Seen(view.waiting("Looking for passages"))
         found = self.shelf.pipeline(collection, pipeline).answering_by(rule, k)
         found.top_k = max(k, found.top_k)
+        blind = asked.image is not None and not found.supports_images
         response: Response | None = None
         for response in found.ask_in_steps(asked, unaided=True):
-            yield Seen(view.answers(response), view.passages(response, k))
+            yield Seen(view.answers(response, blind), view.passages(response, k))
         assert response is not None
         assert response.answer is not None
         assert response.question is not None
@@ -118,7 +122,7 @@ class Page:
                 "shown_passages": [hit.passage_id for hit in response.hits[:k]],
             },
         )
-        seen = Seen(view.answers(response), view.passages(response, k), verdict=verdict)
+        seen = Seen(view.answers(response, blind), view.passages(response, k), verdict=verdict)
         yield seen
         page = match_page(found, response.question, response.passages[: min(k, PASSAGES)])
         yield replace(seen, matched=view.match_frame(page))
@@ -209,7 +213,7 @@ def blocks(page: Page, gr: Any) -> Any:
         with gr.Row(elem_id="rv-main"):
             with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
                 photo, question, ask = _form(gr)
-                examples = _examples(page, gr) if SAMPLE in page.shelf.names else []
+                examples = _examples(gr) if SAMPLE in page.shelf.names else []
                 settings = _settings(page.shelf, head, gr)
             with gr.Column(scale=7, min_width=300, elem_id="rv-seen"):
                 answers = gr.HTML(view.empty(bool(examples)), elem_id="rv-result")
@@ -247,6 +251,16 @@ def blocks(page: Page, gr: Any) -> Any:
     return made
 
 
+def style() -> str:
+    """Return the page's style sheet, with small pictures of the examples."""
+    photos = [SAMPLE_FOLDER / name for name, _ in EXAMPLES]
+    rules = [
+        f"#rv-example-{number}::before {{ background-image: url({url}); }}"
+        for number, url in enumerate(thumbnails(photos, len(photos) * _ICON))
+    ]
+    return "\n".join([view.source("demo.css"), *rules])
+
+
 def _form(gr: Any) -> tuple[Any, Any, Any]:
     """Return the photo, the question, and the button that asks."""
     photo = gr.Image(
@@ -268,16 +282,16 @@ def _form(gr: Any) -> tuple[Any, Any, Any]:
     return photo, question, gr.Button("Ask", variant="primary", elem_id="rv-go")
 
 
-def _examples(page: Page, gr: Any) -> list[Any]:
+def _examples(gr: Any) -> list[Any]:
     with gr.Column(elem_id="rv-examples"):
         gr.HTML('<p class="rv-said">Or try one of these</p>')
         with gr.Row(elem_id="rv-example-row"):
             return [
                 gr.Button(
                     question,
-                    icon=page.example(number)[0],
                     size="sm",
                     min_width=130,
+                    elem_id=f"rv-example-{number}",
                     elem_classes="rv-example",
                 )
                 for number, (_, question) in enumerate(EXAMPLES)

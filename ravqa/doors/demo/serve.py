@@ -12,7 +12,7 @@ from typing import Any
 from ravqa.core.errors import UserError, import_extra
 from ravqa.doors.demo import view
 from ravqa.doors.demo.guard import LOOPBACK, Guard
-from ravqa.doors.demo.page import Page, blocks
+from ravqa.doors.demo.page import Page, blocks, style
 from ravqa.doors.feedback import Feedback
 from ravqa.doors.shelf import Shelf
 from ravqa.images.uploads import Limits
@@ -79,7 +79,7 @@ def served(
                 app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
                 state_session_capacity=200,
                 theme=_theme(gr),
-                css=view.source("demo.css"),
+                css=style(),
                 head=f"<script>{view.source('demo.js')}</script>",
             )
         except OSError:

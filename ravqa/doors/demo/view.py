@@ -63,8 +63,12 @@ def said(text: str, kind: str = "good") -> str:
     return _render("said.html.jinja", text=text, kind=kind)
 
 
-def answers(response: Response) -> str:
-    """Return the answers with and without passages, and the time of each stage so far."""
+def answers(response: Response, blind: bool = False) -> str:
+    """Return the answers with and without passages, and the time of each stage so far.
+
+    Args:
+        blind: whether there is a photo that no part of the pipeline looks at.
+    """
     unaided = response.unaided
     total = sum(response.seconds.values()) or 1.0
     times = [
@@ -74,6 +78,7 @@ def answers(response: Response) -> str:
     return _render(
         "answers.html.jinja",
         answer=response.answer,
+        blind=blind,
         unaided=None if isinstance(unaided, Failure) else unaided,
         failure=unaided.reason if isinstance(unaided, Failure) else None,
         times=times,
