@@ -2,10 +2,10 @@
 
 They do what `kernels` does, with two differences: the refinement multiplies whole numbers and takes
 the centroids' products from the byte table, so that its bounds are a little less exact; and what is
-scored is decoded and multiplied passage by passage, in the cache. The
-library has each loop for several sets of instructions, of which the best that the processor has is
-taken; what they compute in whole numbers is equal, and sums of float32 differ by rounding. No other
-library is needed. The arguments `which` name a set, for tests.
+scored is decoded and multiplied passage by passage, in the cache. The library has each loop for
+several sets of instructions, of which the best that the processor has is taken; what they compute
+in whole numbers is equal, and sums of float32 differ by rounding. No other library is needed. The
+arguments `which` name a set, for tests.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import wait
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,12 +104,14 @@ def _run(name: str, count: int, grain: int, values: ctypes.Structure, which: int
     arguments: Any = (number, ctypes.byref(following), *sizes, ctypes.byref(values))
     others = min(threads(), -(-count // grain)) - 1
     futures = [pool().submit(function, *arguments) for _ in range(others)]
-    failed = function(*arguments)
-    for future in futures:
-        # One that waits behind another search's work would find nothing left to do.
-        if not future.cancel():
-            failed |= future.result()
-    if failed:
+    try:
+        failed = function(*arguments)
+    finally:
+        # One that waits behind another search's work would find nothing left to do. Others may
+        # still write to the arrays, also when this thread was interrupted.
+        begun = [future for future in futures if not future.cancel()]
+        wait(begun)
+    if failed or any(future.result() for future in begun):
         raise MemoryError("no memory for the compressed index's kernels")
 
 

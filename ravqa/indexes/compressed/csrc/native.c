@@ -126,7 +126,7 @@ struct score {
 #include "floats.h"
 #define CHOOSE(set, f) ((set) == 2 ? f##_avx512 : (set) == 1 ? f##_avx2 : f##_plain)
 #else
-#define CHOOSE(set, f) f##_plain
+#define CHOOSE(set, f) ((void)(set), f##_plain)
 #endif
 
 #define EACH(call)                                                                                 \
