@@ -125,38 +125,38 @@ def test_the_best_are_found_and_kept_in_order():
 # -- rounding
 
 
-def test_feedback_is_the_best_answer_of_later_components_to_an_error():
+def test_feedback_is_the_best_answer_of_earlier_components_to_an_error():
     rows = alike(300)
     found = code._feedback(rows)
     assert found.dtype == np.float32
     square = moments(rows)
     for h in range(DIM):
-        later = slice(h + 1, None)
-        # The errors of later components that make the mean square error of products least.
-        answer = -np.linalg.solve(square[later, later], square[later, h])
-        np.testing.assert_allclose(found[h, later], answer, rtol=0, atol=1e-4)
-        least = square[h, h] + square[h, later] @ answer
+        others = slice(None, h)
+        # The errors of earlier components that make the mean square error of products least.
+        answer = -np.linalg.solve(square[others, others], square[others, h])
+        np.testing.assert_allclose(found[h, others], answer, rtol=0, atol=1e-4)
+        least = square[h, h] + square[h, others] @ answer
         np.testing.assert_allclose(found[h, h], least, rtol=1e-4)
-        assert not found[h, :h].any()
+        assert not found[h, h + 1 :].any()
     alone = code._feedback(np.zeros((0, 4), np.float32))
     np.testing.assert_allclose(alone, np.eye(4) * 1.1 / 4, rtol=0, atol=1e-6)
 
 
 def rounded(values, feedback, limits, units, offset):
-    """One component of one vector after the other."""
+    """One component of one vector after the other, from the last to the first."""
     out = np.zeros(values.shape)
     for row, kept in zip(values.astype(np.float64), out, strict=True):
         left = row.copy()
-        for h in range(len(left)):
+        for h in reversed(range(len(left))):
             nearest = (np.rint(left[h] / units[h] - offset) + offset) * units[h]
             kept[h] = min(max(nearest, -limits[h]), limits[h])
-            left[h + 1 :] -= feedback[h, h + 1 :] * (left[h] - kept[h])
+            left[:h] -= feedback[h, :h] * (left[h] - kept[h])
     return out
 
 
 @pytest.mark.parametrize(("rows", "compiled"), [(1, False), (7, False), (2048, False), (1, True)])
 @pytest.mark.parametrize("fine", [False, True])
-def test_rounding_passes_errors_on_to_the_components_after(monkeypatch, rows, compiled, fine):
+def test_rounding_passes_errors_on_to_the_components_before(monkeypatch, rows, compiled, fine):
     monkeypatch.setattr(code, "_ROWS", rows)
     if compiled:
         kernels = pytest.importorskip("ravqa.indexes.compressed.kernels")
@@ -411,7 +411,7 @@ def test_a_saved_codec_is_the_same(trained, tmp_path):
             with pytest.raises(ValueError, match="does not contain the arrays of a codec"):
                 Codec.load(tmp_path, DIM)
         np.save(tmp_path / f"{name}.npy", array)
-    for text in ('{"fit": 1.0}', '{"fit": 1.0, "trained_on": 3, "more": 2}'):
+    for text in ('{"layout": 2}', '{"layout": 2, "fit": 1.0, "trained_on": 3, "more": 2}'):
         (tmp_path / "codec.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="does not contain the arrays of a codec"):
             Codec.load(tmp_path, DIM)
