@@ -11,7 +11,7 @@ import copy
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,14 @@ from ravqa.answering.rules import answering_config, answering_with
 from ravqa.core.accounts import Cost, current_account
 from ravqa.core.cache import SharedTime, Use, measured
 from ravqa.core.contracts import raised_by
-from ravqa.core.errors import UserError, broken, checked_choices
+from ravqa.core.errors import (
+    DataError,
+    PromptError,
+    ServerError,
+    UserError,
+    broken,
+    checked_choices,
+)
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure, or_empty, succeeded
@@ -412,34 +419,34 @@ class Pipeline:
         *_, response = self.ask_in_steps(question)
         return response
 
-    def ask_in_steps(self, question: Question, *, unaided: bool = False) -> Iterator[Response]:
+    def ask_in_steps(
+        self,
+        question: Question,
+        *,
+        unaided: bool = False,
+        written: Callable[[str], object] | None = None,
+    ) -> Iterator[Response]:
         """Answer one question; yield what is known once passages are found, and after each answer.
 
         Args:
             unaided: whether to answer without passages too, for comparison.
+            written: called with each piece of the answer's generation, if it can be streamed
+                (`Answerer.check_streams`). What it raises ends the generation.
 
         Raises:
             DataError, PromptError, ServerError: as `ask`.
         """
         watch = _Watch()
-        [record] = self.describe([question])
-        if self.describer is not None:
-            watch.note("describe")
-        retrieved = self.retrieve([record])
-        ranked: dict[str, Ranked] = {RETRIEVED: retrieved[0]}
-        watch.note("retrieve")
-        for stage in self.rerank([record], retrieved):
-            ranked[stage.name] = stage.hits[0]
-            watch.seconds[stage.name] = stage.use.seconds
-        stages = {name: succeeded(hits) for name, hits in ranked.items()}
-        *_, hits = stages.values()
-        passages = [passage for _, passage in self.passages(hits)]
-        response = Response(None, hits, passages, stages, watch.so_far(), question=record)
+        [record], ranked = self._found([question], watch)
+        response = self._response(record, {name: hits[0] for name, hits in ranked.items()}, watch)
         yield response
         if self.answerer is None:
             return
         watch.start()
-        answer = succeeded(self.answer([record], [hits])[0])
+        if written is not None and self.streams:
+            answer = self._written(record, response.hits, written)
+        else:
+            answer = succeeded(self.answer([record], [response.hits])[0])
         watch.note("answer")
         response = replace(response, answer=answer, seconds=watch.so_far())
         yield response
@@ -448,6 +455,97 @@ class Pipeline:
             [alone] = self.answer([record], [[]])
             watch.note("unaided")
             yield replace(response, unaided=alone, seconds=watch.so_far())
+
+    def ask_all(
+        self, questions: Sequence[Question], *, answering: bool = True
+    ) -> list[Response | Failure]:
+        """Answer several questions, each stage in one batch; one response per question, in order.
+
+        A question that fails does not affect the others. `Response.seconds` are those of the batch.
+
+        Args:
+            answering: whether to answer; else passages alone are found.
+
+        Raises:
+            UserError: a failure that is not one question's fault.
+        """
+        watch = _Watch()
+        try:
+            records, ranked = self._found(questions, watch)
+        except DataError as e:  # an image
+            if len(questions) == 1:
+                return [Failure.of(e)]
+            return [self.ask_all([q], answering=answering)[0] for q in questions]
+        out: list[Response | Failure] = []
+        for i, record in enumerate(records):
+            try:
+                found = {name: hits[i] for name, hits in ranked.items()}
+                out.append(self._response(record, found, watch))
+            except (PromptError, ServerError) as e:
+                out.append(Failure.of(e))
+        if self.answerer is None or not answering:
+            return out
+        given = [found if isinstance(found, Failure) else found.hits for found in out]
+        watch.start()
+        answers = self.answer(records, given)
+        watch.note("answer")
+        for i, (found, answer) in enumerate(zip(out, answers, strict=True)):
+            if isinstance(found, Response):
+                done = isinstance(answer, Answer)
+                out[i] = replace(found, answer=answer, seconds=watch.so_far()) if done else answer
+        return out
+
+    @property
+    def streams(self) -> bool:
+        """Return whether answers can be streamed."""
+        try:
+            if self.answerer is not None:
+                self.answerer.check_streams()
+        except UserError:
+            return False
+        return self.answerer is not None
+
+    def _written(
+        self, record: Question, hits: Sequence[Hit], written: Callable[[str], object]
+    ) -> Answer:
+        """Return an answer, and hand on its pieces as they are generated."""
+        assert self.answerer is not None
+        examples = self.shown_examples([record])
+        with nullcontext() if self.answerer.thread_safe else self.turn:
+            stream = self.answerer.stream(record, self.passages(hits), examples)
+            try:
+                for piece in stream:
+                    written(piece)
+            finally:
+                stream.close()
+        assert stream.answer is not None
+        return stream.answer
+
+    def _found(
+        self, questions: Sequence[Question], watch: _Watch
+    ) -> tuple[list[Question], dict[str, Sequence[Ranked]]]:
+        """Return questions with descriptions, and their hits by stage."""
+        records = self.describe(questions)
+        if self.describer is not None:
+            watch.note("describe")
+        retrieved = self.retrieve(records)
+        ranked: dict[str, Sequence[Ranked]] = {RETRIEVED: retrieved}
+        watch.note("retrieve")
+        for stage in self.rerank(records, retrieved):
+            ranked[stage.name] = stage.hits
+            watch.seconds[stage.name] = stage.use.seconds
+        return records, ranked
+
+    def _response(self, record: Question, ranked: Mapping[str, Ranked], watch: _Watch) -> Response:
+        """Return what is known of one question once passages are found.
+
+        Raises:
+            PromptError, ServerError: a stage failed on it.
+        """
+        stages = {name: succeeded(hits) for name, hits in ranked.items()}
+        *_, hits = stages.values()
+        passages = [passage for _, passage in self.passages(hits)]
+        return Response(None, hits, passages, stages, watch.so_far(), question=record)
 
     def answering_by(self, decision: str, passages: int) -> Pipeline:
         """Return this pipeline with another decision rule, and the same models.

@@ -62,6 +62,7 @@ class Shelf:
         self._trust = trust_settings
         self._session = Session()
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._opened_as: dict[tuple[str, str], Collection] = {}
         self._configs: dict[str, dict[str, PipelineConfig]] = {}
         self._files = _labelled(pipelines or answering_pipelines(overrides))
         named = {label: _config(name, overrides) for label, name in self._files.items()}
@@ -136,10 +137,39 @@ class Shelf:
             self._pipelines[key] = self._load(collection, pipeline, progress)
         return self._pipelines[key]
 
+    def collection(self, name: str, pipeline: str = OWN) -> Collection:
+        """Return a collection, opened with its own settings or with those of a pipeline.
+
+        Raises:
+            UserError: one of the two is not offered; or the bundled sample's passages, which are in
+                no collection and cannot be changed.
+        """
+        _chosen("collection", name, self._configs)
+        if name not in self._folders:
+            raise UserError(f"{name} cannot be changed: build a collection of your own")
+        self.config(name, pipeline)
+        key = (name, pipeline)
+        if key not in self._opened_as:
+            file = None if pipeline == OWN else self._files[pipeline]
+            self._opened_as[key] = self._opened(self._folders[name], file)
+        return self._opened_as[key]
+
+    def refresh(self, name: str) -> None:
+        """Let the pipelines of a collection see what was changed in it.
+
+        Raises:
+            UserError: as `collection`.
+        """
+        self.collection(name)
+        for key, opened in self._opened_as.items():
+            if key[0] == name:
+                opened.refresh()
+                if key in self._pipelines:
+                    self._pipelines[key] = opened.pipeline(answering=True)
+
     def _load(self, collection: str, pipeline: str, progress: Progress | None) -> Pipeline:
         if collection in self._folders:
-            name = None if pipeline == OWN else self._files[pipeline]
-            return self._opened(self._folders[collection], name).pipeline(answering=True)
+            return self.collection(collection, pipeline).pipeline(answering=True)
         made = Pipeline.load(self._files[pipeline], *self._overrides, session=self._session)
         made.prepare(Edition(DEFAULT).passages(), progress)
         return made

@@ -5,10 +5,10 @@ from spelling import Spelling, prompts
 
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.rules import answering_config, answering_with, fitting_rules
-from ravqa.core.errors import UserError
+from ravqa.core.errors import DataError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
-from ravqa.pipeline import Pipeline
+from ravqa.pipeline import Pipeline, Stage
 from ravqa.readers.base import Abilities
 from ravqa.retrievers.base import Retriever
 
@@ -90,3 +90,46 @@ def test_rules_are_those_that_a_reader_can_serve():
     )
     assert plain[0] == "vote"
     assert set(plain) == {"vote", "top1", "concat"}
+
+
+def test_many_are_answered_as_each_alone(pipeline):
+    questions = [Question(i, f"Q{i}") for i in range(3)]
+    for made, question in zip(pipeline.ask_all(questions), questions, strict=True):
+        alone = pipeline.ask(question)
+        assert (made.answer, made.hits) == (alone.answer, alone.hits)
+        assert list(made.seconds) == ["retrieve", "answer"]
+    assert [made.answer for made in pipeline.ask_all(questions, answering=False)] == [None] * 3
+    assert pipeline.ask_all([]) == []
+
+
+def test_an_image_or_a_question_that_fails_costs_the_others_nothing(pipeline, monkeypatch):
+    def describe(questions, progress=None):
+        if any(q.image for q in questions):
+            raise DataError("no image")
+        return list(questions)
+
+    def rerank(questions, hits):
+        return [
+            Stage("odd", [Failure("no") if q.question == "R" else [] for q in questions], Use())
+        ]
+
+    monkeypatch.setattr(pipeline, "describe", describe)
+    monkeypatch.setattr(pipeline, "rerank", rerank)
+    good, broken, refused = pipeline.ask_all(
+        [Question(1, "Q"), Question(2, "Q", b"no"), Question(3, "R")]
+    )
+    assert good.answer is not None
+    assert (broken, refused) == (Failure("no image"), Failure("no"))
+
+
+def test_pieces_of_an_answer_are_handed_on_as_they_are_written(pipeline):
+    reader = pipeline.answerer.reader
+    assert not pipeline.streams
+    assert list(pipeline.ask_in_steps(Question(1, "Q"), written=pytest.fail))[-1].answer
+    reader.streams = pipeline.answerer.cached.streams = True
+    reader.stream = lambda prompt: iter(["eastern ", "Australia"])
+    pieces = []
+    *_, last = pipeline.ask_in_steps(Question(1, "Q"), written=pieces.append)
+    assert pieces == ["eastern ", "Australia"]
+    assert (last.answer.text, last.answer.passage_ids) == ("eastern Australia", ("w",))
+    assert not pipeline.answering_by("vote", 2).streams

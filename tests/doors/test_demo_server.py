@@ -4,7 +4,6 @@ It runs as people start it, in a process of its own, with an encoder and a reade
 """
 
 import io
-import json
 import os
 import re
 import shutil

@@ -72,3 +72,19 @@ def test_no_collection_and_no_pipeline_are_errors(tmp_path):
         Shelf([tmp_path])
     with pytest.raises(UserError, match="did you mean sample"):
         Shelf(pipelines=["smaple"])
+
+
+def test_changes_of_a_collection_show_after_a_refresh(animals, tmp_path):
+    shelf = Shelf([shutil.copytree(animals, tmp_path / "changing")])
+    found = shelf.pipeline("changing", OWN)
+    shelf.collection("changing").delete(["k"])
+    shelf.refresh("changing")
+    assert len(found.corpus) == 2  # who asks at this moment is not disturbed
+    assert list(shelf.pipeline("changing", OWN).corpus) == ["j"]
+
+
+def test_the_sample_is_no_collection_that_can_be_changed():
+    shelf = Shelf(pipelines=["sample"])
+    for change in (shelf.collection, shelf.refresh):
+        with pytest.raises(UserError, match="build a collection of your own"):
+            change(SAMPLE)
