@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ravqa.cli.doctor import devices
 from ravqa.indexes.compressed.index import CompressedIndex
 
 _9BIT: dict[str, dict[str, Any]] = {
@@ -31,6 +32,9 @@ class Engine:
     def __init__(self, data: Path, folder: Path, threads: int):
         self.data = data
         self.indexes: dict[str, CompressedIndex] = {}
+
+    def note(self) -> str:
+        return f"kernels {devices()['kernels']}"
 
     def search(
         self, queries: Sequence[np.ndarray], k: int, storage: str, **options: Any

@@ -101,7 +101,7 @@ def _about(run: dict[str, Any]) -> Iterable[str]:
     lines = []
     for name, about in run["engines"].items():
         versions = ", ".join(f"{p} {v}" for p, v in about["versions"].items())
-        line = f"- {name}: {versions}"
+        line = f"- {name}: {versions}" + (f"; {about['note']}" if about["note"] else "")
         if build := about["build"]:
             line += (
                 f"; built in {build['seconds']:.0f} s on {build['threads']} threads "

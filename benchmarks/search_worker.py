@@ -11,6 +11,7 @@ JSON. That module has
                 opens the index in its folder, or builds it there first
     search(queries, k, **options)
                 returns the numbers of each query's k best passages, best first
+    note()      may return what else is to be reported
 
 Only numpy is needed here and in `search_data.Stored`. The process is kept to as many processors as
 it may use threads: some engines have no other limit.
@@ -49,8 +50,9 @@ def main() -> None:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    note = engine.note() if hasattr(engine, "note") else ""
     settings = list(module.SETTINGS)
-    answer({"versions": versions, "settings": settings, "build": built})
+    answer({"versions": versions, "settings": settings, "build": built, "note": note})
     known: dict[str, list[np.ndarray]] = {}
     for line in sys.stdin:
         request = json.loads(line)
