@@ -479,8 +479,8 @@ class Pipeline:
         out: list[Response | Failure] = []
         for i, record in enumerate(records):
             try:
-                found = {name: hits[i] for name, hits in ranked.items()}
-                out.append(self._response(record, found, watch))
+                own = {name: hits[i] for name, hits in ranked.items()}
+                out.append(self._response(record, own, watch))
             except (PromptError, ServerError) as e:
                 out.append(Failure.of(e))
         if self.answerer is None or not answering:
@@ -490,9 +490,10 @@ class Pipeline:
         answers = self.answer(records, given)
         watch.note("answer")
         for i, (found, answer) in enumerate(zip(out, answers, strict=True)):
-            if isinstance(found, Response):
-                done = isinstance(answer, Answer)
-                out[i] = replace(found, answer=answer, seconds=watch.so_far()) if done else answer
+            if isinstance(answer, Failure):
+                out[i] = answer
+            elif isinstance(found, Response):
+                out[i] = replace(found, answer=answer, seconds=watch.so_far())
         return out
 
     @property

@@ -5,6 +5,7 @@ from spelling import Spelling, prompts
 
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.rules import answering_config, answering_with, fitting_rules
+from ravqa.core.cache import Use
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
