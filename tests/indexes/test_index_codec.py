@@ -97,15 +97,44 @@ def test_a_long_querys_sample_is_spread_evenly_and_comes_first(lanes, expected):
     [
         (10_000, 32, 1100),
         (10_000, 64, 1100),
-        (10_000, 65, 4000),
-        (10_000, 320, 4000),
-        (2500, 320, 2000),
-        (160_000, 320, 32_000),  # 40 x 400 x the fourth root of 16
+        (10_000, 65, 1500),
+        (10_000, 320, 1500),
+        (2500, 320, 750),
+        (160_000, 320, 12_000),  # 15 x 400 x the fourth root of 16
         (0, 10, 0),
     ],
 )
 def test_candidates_grow_with_the_root_of_the_corpus(passages, vectors, expected):
     assert search.default_candidates(passages, vectors) == expected
+    uncorrected = expected * 40 // 15 if vectors > 64 else expected
+    assert search.default_candidates(passages, vectors, corrected=False) == uncorrected
+
+
+def test_measuring_stops_when_no_other_value_can_be_among_the_greatest():
+    rng = np.random.default_rng(0)
+    guesses = rng.normal(size=400).astype(np.float32)
+    values = guesses + 5 + rng.normal(size=400).astype(np.float32) * np.float32(0.1)
+    asked = []
+
+    def measure(places):
+        asked.append(len(places))
+        return values[places]
+
+    for k, slack in ((1, 3), (10, 3), (10, 9), (10, 1e6), (400, 0), (500, 0)):
+        asked.clear()
+        places, found = search._until(guesses, measure, k, slack, (7, 16))
+        assert len(set(places)) == len(places) == sum(asked)
+        np.testing.assert_array_equal(found, values[places])
+        assert asked[0] == min(k + 7, 400)
+        assert set(asked[1:-1]) <= {16}
+        assert set(np.argsort(-values)[:k]) <= set(places)
+        for done in [*np.cumsum(asked)[:-1], len(places)]:  # it stops at the first chance
+            order = np.argsort(-guesses, kind="stable")
+            gaps = values[order[:done]] - guesses[order[:done]]
+            least = np.sort(values[order[:done]])[::-1][k - 1 : k]
+            next_best = guesses[order[done : done + 1]] + gaps.mean() + slack * gaps.std()
+            assert (len(next_best) == 0 or next_best < least) == (done == len(places))
+    assert search._until(guesses[:0], measure, 3, 1, (7, 16))[1].tolist() == []
 
 
 def test_the_best_are_found_and_kept_in_order():
@@ -415,6 +444,28 @@ def test_a_saved_codec_is_the_same(trained, tmp_path):
         (tmp_path / "codec.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="does not contain the arrays of a codec"):
             Codec.load(tmp_path, DIM)
+    for text in ('{"fit": 1.0, "trained_on": 3}', '{"layout": 3, "fit": 1.0, "trained_on": 3}'):
+        (tmp_path / "codec.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match="another version of ravqa wrote it"):
+            Codec.load(tmp_path, DIM)
+
+
+@pytest.mark.parametrize("bits", [4, 9])
+def test_the_mean_residual_of_a_passage_is_that_of_its_vectors(trained, bits):
+    vectors, made = trained
+    lengths = np.array([0, 3, 1, 0, 40, 556, 0])
+    codes = made.encode(vectors, bits, "cpu").codes
+    means, scales = made.mean_residuals(vectors, codes, lengths)
+    assert (means.dtype, means.shape, scales.dtype) == (np.int8, (7, DIM), np.uint16)
+    rest = vectors @ made.rotation - made.centers[codes]
+    ends = np.cumsum(lengths)
+    for row, scale, end, n in zip(means, scales, ends, lengths, strict=True):
+        mean = rest[end - n : end].mean(0) if n else np.zeros(DIM)
+        step = scale * SCALE_UNIT
+        assert np.abs(row * step - mean).max() <= step * 0.51
+        assert step < np.abs(mean).max() / 126 + 2 * SCALE_UNIT
+    nothing, _ = made.mean_residuals(vectors[:0], codes[:0], lengths[:1])
+    assert not nothing.any()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from ravqa.core.errors import DamagedError, UserError
 from ravqa.indexes import INDEXES
 
 DIM = 16
-BULK = {"vectors.npy", "residuals.npy", "scales.npy", "fine.npy"}  # only `verify` rereads these
+BULK = {"vectors", "residuals", "scales", "fine", "means", "mean_scales"}
+BULK = {f"{name}.npy" for name in BULK}  # only `verify` rereads these
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-".join)

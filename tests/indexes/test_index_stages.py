@@ -141,6 +141,10 @@ def test_a_passages_vectors_are_in_runs_of_one_centroid_in_order(made):
         assert all(a[1] == b[0] for a, b in itertools.pairwise(places))
 
 
+def means_of(segment):
+    return segment.arrays["means"].astype(np.float64), segment.arrays["mean_scales"]
+
+
 def way(index, kernels):
     return CompressedIndex(index.path, CompressedIndex.Config(kernels=kernels))
 
@@ -169,7 +173,12 @@ def test_the_table_of_the_kernels_is_products_lifted_and_scaled_to_bytes(made, k
         # The scan: per query vector the best of a passage's entries, summed.
         lanes = found.table.astype(np.int32)
         expected = [lanes[c].max(0).sum() if len(c) else 0 for c, _ in arrays_of(index)]
-        np.testing.assert_array_equal(index._scan(state, found), expected)
+        seen, added = index._scan(state, found)
+        np.testing.assert_array_equal(seen, expected)
+        # The products of all query vectors with each passage's mean residual.
+        decoded = [m * s for g in state.segments for m, s in zip(*means_of(g), strict=True)]
+        products = np.array(decoded) @ turned.sum(0) * (found.scale * SCALE_UNIT)
+        np.testing.assert_allclose(added, products, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("kernels", ["numba", *NATIVE])
@@ -352,7 +361,7 @@ def test_room_is_used_again_and_never_twice_at_once():
 )
 def test_efforts_multiply_candidates(monkeypatch, options, expected):
     """`_cascade` is told how many candidates there are to be, and how much slack."""
-    monkeypatch.setattr(search, "default_candidates", lambda passages, vectors: 3000)
+    monkeypatch.setattr(search, "default_candidates", lambda passages, vectors, corrected: 3000)
     asked = []
     index = object.__new__(CompressedIndex)
     index.config, index.__dict__["_compiled"] = CompressedIndex.Config(), True
@@ -361,11 +370,10 @@ def test_efforts_multiply_candidates(monkeypatch, options, expected):
     state = SimpleNamespace(alive=np.ones(4, bool), matchable=np.array([1, 1, 0, 1], bool))
     allowed = np.array([0, 1, 1, 1], bool)
     index._search(state, np.ones((2, 3)), 5, allowed, options)
-    [(_, prepared, rows, k, wanted, factor, slack)] = asked
+    [(_, prepared, rows, k, wanted, slack)] = asked
     assert (prepared, rows.tolist(), k) == ("prepared", [1, 3], 5)
     assert wanted == expected
-    effort = options.get("effort", "default")
-    assert (factor, slack) == {"fast": (0.5, 1), "default": (1, 3), "careful": (3, 5)}[effort]
+    assert slack is search._EFFORTS[options.get("effort", "default")]
     for given, k, wanted in (
         ({"candidates": 7}, 2, 7),
         ({"candidates": 7}, 5, 10),

@@ -224,9 +224,7 @@ class Codec:
         energy = float((rest**2).sum())
         if bits == 4:
             return self._four_bits(codes, rest, compiled)._replace(rest=energy)
-        most = np.abs(rest).max(1, initial=0.0)
-        # Rounded up, so that the greatest component still fits.
-        scales = np.clip(np.ceil(most / 127 / SCALE_UNIT), 1, 65535).astype(np.uint16)
+        scales = _steps(rest)
         steps = (scales * np.float32(SCALE_UNIT))[:, None]
         if bits == 8:
             limits = np.full(rest.shape[1], 127, np.float32)
@@ -238,6 +236,31 @@ class Codec:
         halves = rounded.astype(np.int16)
         fine = _planes((halves & 1).astype(np.uint8))
         return Coded(codes, (halves >> 1).astype(np.int8), fine, scales, energy)
+
+    def mean_residuals(self, vectors: Array, codes: Array, lengths: Array) -> tuple[Array, Array]:
+        """Return the mean residual of each passage, before rounding, in eight bits.
+
+        The vectors of one passage lie, in part, on the same side of their centroids, since a token
+        knows of the text around it.
+
+        Args:
+            vectors: float32 [vectors, dim], of consecutive passages; codes: their centroids.
+            lengths: int64 [passages], their numbers of vectors.
+
+        Returns:
+            int8 [passages, dim], 0 for passages without vectors, and uint16 [passages], a step of
+            each row in units of `SCALE_UNIT`.
+        """
+        means = np.zeros((len(lengths), vectors.shape[1]), np.float32)
+        some = np.flatnonzero(lengths)
+        if len(some):
+            begins = (np.cumsum(lengths) - lengths)[some]
+            sums = np.add.reduceat(vectors, begins, axis=0) @ self.rotation
+            sums -= np.add.reduceat(self.centers[codes], begins, axis=0)
+            means[some] = sums / lengths[some, None]
+        scales = _steps(means)
+        rounded = np.rint(means / (scales * np.float32(SCALE_UNIT))[:, None])
+        return rounded.astype(np.int8), scales
 
     def _four_bits(self, codes: Array, rest: Array, compiled: bool) -> Coded:
         """Encode the residuals, in 4 bits per component and in 5 for some."""
@@ -297,6 +320,14 @@ class Codec:
             raise ValueError("it does not contain the arrays of a codec")
         fit, trained_on = values["fit"], int(values["trained_on"])
         return cls(centers=centers.astype(np.float32), fit=fit, trained_on=trained_on, **arrays)
+
+
+def _steps(rows: Array) -> Array:
+    """Return the step of each row that is stored in eight bits, uint16, in `SCALE_UNIT`."""
+    most = np.abs(rows).max(1, initial=0.0)
+    # Rounded up, so that the greatest component still fits.
+    steps: Array = np.clip(np.ceil(most / 127 / SCALE_UNIT), 1, 65535).astype(np.uint16)
+    return steps
 
 
 def _feedback(rotated: Array) -> Array:

@@ -8,15 +8,16 @@ share one, a run, are adjacent. A query of W vectors passes through
    centroids whose vectors are far from it;
 2. the scan: for **every** passage and query vector the best entry of the passage's centroids, as
    bytes, summed. A query for an image has hundreds of vectors, so inverted lists would exclude
-   almost nothing, and the scan costs about a microsecond per passage;
+   almost nothing, and the scan costs about a microsecond per passage. A passage's vectors lie, in
+   part, on the same side of their centroids; the product of its mean residual with the sum of the
+   query's vectors, which costs little, corrects the scan's score by that;
 3. the refinement: per query vector, exact products with only those runs whose entries come near
-   the best one, which gives a lower bound of MaxSim. First for the best `candidates` of 2, for a
-   long query with a sample of its vectors: their gains predict well enough those of the others.
-   Then with all vectors and a wide margin for the best of these, which leaves a small gap between
-   bound and score;
+   the best one, which gives a lower bound of MaxSim. For a long query first with a sample of its
+   vectors, for the best `candidates` of 2. Then with all vectors for the best of these, until the
+   others' guesses, raised by what refining has added to guesses so far, no longer reach the k-th
+   bound;
 4. MaxSim over the stored vectors for passages whose bound comes near the k-th score: they are
-   scored in the order of their bounds, until the remaining bounds, raised by what scoring has
-   added to the others so far, no longer reach it.
+   scored in the order of their bounds, until the remaining ones no longer reach it likewise.
 
 The ranking is that of 4; scores are MaxSim over the stored vectors. Nothing here assumes that query
 vectors cluster. On the CPU the stages' loops are `native`'s or, where that could not be compiled,
@@ -25,13 +26,13 @@ numba's (`kernels`). Without both, or on another device, `torch_search` searches
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -50,6 +51,7 @@ from ravqa.indexes.compressed.codec import (
     each,
     fine_width,
 )
+from ravqa.indexes.compressed.threads import pool
 from ravqa.indexes.maxsim import device_of
 from ravqa.indexes.segmented.index import (
     Passages,
@@ -74,15 +76,19 @@ _LIFT = 2.0
 The best of a passage's vectors is likelier above its centroid than below, the more so the more
 its vectors spread.
 """
-_MARGINS = (0.02, 0.1)  # of the two refinements, in units of a product of two vectors
-_TRUST = 0.5
-"""Share of the sampled query vectors' gain by refinement that is assumed for the others."""
-_NEAR = 400  # passages beyond k that are refined closely, of 10,000
+_MEAN = 0.75
+"""Share of the product with a passage's mean residual that the scan's score is raised by."""
+_BOTH = (0.375, 0.45)
+"""The same where a sample of the query's vectors was refined, and the share of its gain, taken for
+all vectors. Both predict the same: where vectors cluster, the gain would do alone."""
+_MARGIN, _WIDE = 0.1, 0.2
+"""Of the refinement, in units of a product of two vectors; wide for queries of few vectors."""
+_NEAR = 400  # passages beyond k that are too few to be sampled, of 10,000
 _FEW = 100  # passages beyond k that are all scored
-_FIRST = 24  # passages scored beyond k before the bounds decide
-_STEP = 32  # passages scored at a time from then on
+_REFINED = (60, 64)  # passages refined by all vectors beyond k at once, and then at a time
+_SCORED = (24, 32)  # likewise, those that are scored
 _FOR_EACH = 8  # candidates at least for each of the k, where a search does not name their number
-_SCORED = 15  # x the root of the corpus: candidates at most, where torch reads them from files
+_BY_TORCH = 15  # x the root of the corpus: candidates at most, where torch reads them from files
 _MAX_VECTORS = 65535  # of one passage: positions in it have 16 bits
 _BLOCK = 2048  # vectors scored at a time: their products fit in the cache
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
@@ -90,8 +96,27 @@ _DRIFT = 0.05  # a segment with a mean fit lower by this is strange to the centr
 _STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
 _BITS = {"9bit": 9, "4bit": 4, "float16": 8}  # of the residuals' components, by storage
 _SEARCH = ("effort", "candidates")  # what a single search may set
-_EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
-"""For each effort: candidates, relative to the default, and standard deviations of slack in 4."""
+
+
+class _Effort(NamedTuple):
+    """How thorough a search is.
+
+    Attributes:
+        candidates: number of passages to refine, relative to the default.
+        refined: standard deviations by which guesses may err before refinement stops; scored:
+            likewise the bounds, before scoring does.
+    """
+
+    candidates: float
+    refined: float
+    scored: float
+
+
+_EFFORTS = {
+    "fast": _Effort(0.5, 1.0, 1.0),
+    "default": _Effort(1.0, 2.5, 3.0),
+    "careful": _Effort(3.0, 4.0, 5.0),
+}
 
 
 def _sampled(lanes: int) -> int:
@@ -106,6 +131,19 @@ def _sample_first(lanes: int) -> Array:
     return np.concatenate([chosen, np.delete(np.arange(lanes), chosen)])
 
 
+def _along(rows: Array, scales: Array, vector: Array, out: Array) -> None:
+    """Compute products of a vector and scaled rows of bytes, in parallel."""
+
+    def some(first: int) -> None:
+        part = slice(first, first + _BLOCK)
+        # Without numpy's threads for products, which would wait on the kernels' processors.
+        out[part] = np.einsum("nh,h->n", rows[part].astype(np.float32), vector) * scales[part]
+
+    firsts = range(0, len(rows), _BLOCK)
+    for _ in pool().map(some, firsts) if len(firsts) > 1 else map(some, firsts):
+        pass
+
+
 def _best(values: Array, count: int) -> Array:
     """Return positions of the `count` greatest, in order; all positions if there are no more."""
     if len(values) <= count:
@@ -115,18 +153,53 @@ def _best(values: Array, count: int) -> Array:
     return places
 
 
+def _until(
+    guesses: Array,
+    measure: Callable[[Array], Array],
+    k: int,
+    slack: float,
+    sizes: tuple[int, int],
+) -> tuple[Array, Array]:
+    """Measure values, the most promising first, until no other can be among the k greatest.
+
+    The guesses of the others are raised by what measuring has added to guesses so far, on average,
+    and by `slack` standard deviations.
+
+    Args:
+        guesses: float32 [n], of the values.
+        measure: returns the values at some places.
+        sizes: how many are measured at first, beyond k; and then at a time.
+
+    Returns:
+        The places that were measured, in order of their guesses, and their values.
+    """
+    order = np.argsort(-guesses, kind="stable")
+    found = np.empty(len(order), np.float32)
+    done, end = 0, k + sizes[0]
+    while done < len(order):
+        part = order[done:end]
+        found[done : done + len(part)] = measure(part)
+        done, end = done + len(part), end + sizes[1]
+        if done < len(order):
+            gaps = found[:done] - guesses[order[:done]]
+            least = np.partition(found[:done], done - k)[done - k]
+            if guesses[order[done]] + gaps.mean() + slack * gaps.std() < least:
+                break
+    return order[:done], found[:done]
+
+
 def _growth(passages: int) -> float:
     """Return by how much candidates must outgrow the root of the corpus beyond 10,000 passages."""
     return float(max(1.0, passages / 10_000) ** 0.25)
 
 
-def default_candidates(passages: int, vectors: int) -> int:
+def default_candidates(passages: int, vectors: int, corrected: bool = True) -> int:
     """Return how many passages are refined, by a query's vectors, at the default effort.
 
-    40 x the root of the corpus if a sample of the vectors is used, else 11 x; measured at 10,000
-    and 100,000 passages (`benchmarks/search.py`).
+    15 x the root of the corpus if a sample of the vectors is used, else 11 x, and more from 10,000
+    passages on (`benchmarks/search.py`); if the scan is not `corrected` by mean residuals, 40 x.
     """
-    share = 40 if _sampled(vectors) < vectors else 11
+    share = 11 if _sampled(vectors) == vectors else 15 if corrected else 40
     return int(share * np.sqrt(passages) * _growth(passages))
 
 
@@ -260,6 +333,8 @@ class CompressedIndex(SegmentedIndex):
             "run_starts": Stored(np.uint16, "runs", small=True),
             "residuals": packed if bits == 4 else Stored(np.int8, "vectors", dim),
             "scales": Stored(np.uint16, "vectors"),
+            "means": Stored(np.int8, "passages", dim),
+            "mean_scales": Stored(np.uint16, "passages"),
         }
         if storage == "float16":
             return arrays | {"vectors": Stored(np.float16, "vectors", dim)}
@@ -359,11 +434,10 @@ class CompressedIndex(SegmentedIndex):
         self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
     ) -> tuple[Array, Array]:
         config = self._asked(params)
-        factor, slack = _EFFORTS[config.effort]
         wanted = self._count(config, state, len(query), k)
         rows = np.flatnonzero(allowed & state.matchable)
         with self._prepared(state, query) as prepared:
-            return self._cascade(state, prepared, rows, k, wanted, factor, slack)
+            return self._cascade(state, prepared, rows, k, wanted, _EFFORTS[config.effort])
 
     def _asked(self, params: Mapping[str, Any]) -> Config:
         """Return the options of a search with these settings."""
@@ -376,10 +450,10 @@ class CompressedIndex(SegmentedIndex):
 
     def _count(self, config: Config, state: State, vectors: int, k: int) -> int:
         """Return the number of candidates for a query of so many vectors."""
-        factor, _ = _EFFORTS[config.effort]
-        usual = factor * default_candidates(len(state.alive), vectors)
+        factor = _EFFORTS[config.effort].candidates
+        usual = factor * default_candidates(len(state.alive), vectors, self._compiled)
         if not self._compiled and not self._torch().resident(state):
-            usual = min(usual, _SCORED * factor * np.sqrt(len(state.alive)))
+            usual = min(usual, _BY_TORCH * factor * np.sqrt(len(state.alive)))
         return max(config.candidates or int(max(usual, _FOR_EACH * k)), 2 * k)
 
     def _cascade(
@@ -389,42 +463,45 @@ class CompressedIndex(SegmentedIndex):
         rows: Array,
         k: int,
         wanted: int,
-        factor: float,
-        slack: float,
+        effort: _Effort,
     ) -> tuple[Array, Array]:
         """Run the stages after the tables; see the module."""
-        near = int(k + _NEAR * factor * _growth(len(state.alive)))
+        count, lanes = len(prepared.plain), _sampled(len(prepared.plain))
+        near = int(k + _NEAR * effort.candidates * _growth(len(state.alive)))
+        guesses = None
         if len(rows) > min(wanted, near):
-            approximate = self._scan(state, prepared)[rows]
-            kept = _best(approximate, wanted)
-            rows, approximate = rows[kept], approximate[kept]
+            seen, mean = (values[rows] for values in self._scan(state, prepared))
+            guesses = seen + _MEAN * mean
+            kept = _best(guesses, wanted)
+            rows, guesses = rows[kept], guesses[kept]
+            if lanes < count and len(rows) > near:
+                bounds, coarse = self._refined(state, prepared, rows, _MARGIN, lanes)
+                gains = (bounds * prepared.scale - coarse) * np.float32(count / lanes)
+                guesses = seen[kept] + _BOTH[0] * mean[kept] + _BOTH[1] * gains
+            guesses /= prepared.scale
         if len(rows) <= k + _FEW:
             scores = self._scores(state, prepared, rows)
             best = top(scores, k)
             return rows[best], scores[best]
-        if len(rows) > near:
-            lanes = _sampled(len(prepared.plain))
-            bounds, coarse = self._refined(state, prepared, rows, _MARGINS[0], lanes)
-            if lanes < len(prepared.plain):
-                share = _TRUST * len(prepared.plain) / lanes
-                bounds = approximate + share * (bounds * prepared.scale - coarse)
-            rows = rows[_best(bounds, near)]
-        bounds, _ = self._refined(state, prepared, rows, _MARGINS[1])
-        order = np.argsort(-bounds, kind="stable")
-        scores = np.full(len(rows), -np.inf, dtype=np.float32)
-        done = 0
-        while done < len(order):
-            if done:
-                scored = order[:done]
-                gaps = scores[scored] - bounds[scored]
-                threshold = np.partition(scores[scored], done - k)[done - k]
-                if bounds[order[done]] + gaps.mean() + slack * gaps.std() < threshold:
-                    break
-            part = order[done : done + (_STEP if done else k + _FIRST)]
-            scores[part] = self._scores(state, prepared, rows[part])
-            done += len(part)
+        margin = _MARGIN if lanes < count else _WIDE
+
+        def refined(places: Array) -> Array:
+            return self._refined(state, prepared, rows[places], margin)[0]
+
+        if guesses is None:
+            bounds = refined(np.arange(len(rows)))
+        else:
+            places, bounds = _until(guesses, refined, k, effort.refined, _REFINED)
+            rows = rows[places]
+        places, scores = _until(
+            bounds,
+            lambda some: self._scores(state, prepared, rows[some]),
+            k,
+            effort.scored,
+            _SCORED,
+        )
         best = top(scores, k)
-        return rows[best], scores[best]
+        return rows[places[best]], scores[best]
 
     def _score(self, state: State, query: Array, rows: Array) -> Array:
         if not self._compiled:
@@ -483,19 +560,26 @@ class CompressedIndex(SegmentedIndex):
         kernels.run(kernels.quantise, len(exact), exact, lift, norms, low, scale, table)
         return _Query(query, rotated, exact, table, scale, float(norms.mean()))
 
-    def _scan(self, state: State, query: _Query) -> Array:
-        """Return approximate scores of all rows, ordered like MaxSim but on an arbitrary scale."""
-        out = np.zeros(len(state.alive), np.int32)
-        for s in state.segments:
-            part = out[s.first : s.first + len(s.ids)]
-            if self._kernels == "native":
-                native.scan(query.table, s.arrays, part)
-                continue
-            from ravqa.indexes.compressed import kernels
+    def _scan(self, state: State, query: _Query) -> tuple[Array, Array]:
+        """Return approximate scores of all rows, and the query's products with mean residuals.
 
-            arrays = s.arrays["centroids"], s.arrays["run_offsets"]
-            kernels.run(kernels.scan, len(s.ids), query.table, *arrays, part)
-        return out
+        Both are float32 [rows], in units of the table; the first has an arbitrary zero.
+        """
+        out = np.zeros((2, len(state.alive)), np.float32)
+        toward = query.vectors.sum(0) * np.float32(query.scale * SCALE_UNIT)
+        for s in state.segments:
+            seen, added = out[:, s.first : s.first + len(s.ids)]
+            counted = np.zeros(len(s.ids), np.int32)
+            if self._kernels == "native":
+                native.scan(query.table, s.arrays, counted)
+            else:
+                from ravqa.indexes.compressed import kernels
+
+                arrays = s.arrays["centroids"], s.arrays["run_offsets"]
+                kernels.run(kernels.scan, len(s.ids), query.table, *arrays, counted)
+            seen[:] = counted
+            _along(s.arrays["means"], s.arrays["mean_scales"], toward, added)
+        return out[0], out[1]
 
     def _refined(
         self, state: State, query: _Query, rows: Array, margin: float, lanes: int | None = None
@@ -732,6 +816,10 @@ def _write_segment(
 
     residuals = array("residuals", kind, count, width)
     scales = array("scales", np.uint16, count)
+    means, mean_scales = (
+        array("means", np.int8, len(spool.ids), dim),
+        array("mean_scales", np.uint16, len(spool.ids)),
+    )
     fine = array("fine", np.uint8, count, fine_width(dim, bits)) if bits != 8 else None
     whole = array("vectors", np.float16, count, dim) if storage == "float16" else None
     offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
@@ -743,6 +831,9 @@ def _write_segment(
         begin, end = offsets[first], offsets[last]
         block = spool.vectors[begin:end].astype(np.float32)
         coded = codec.encode(block, bits, device, compiled)
+        means[first:last], mean_scales[first:last] = codec.mean_residuals(
+            block, coded.codes, spool.lengths[first:last]
+        )
         owner = np.repeat(np.arange(last - first), spool.lengths[first:last])
         order = np.lexsort((coded.codes, owner))
         residuals[begin:end], scales[begin:end] = coded.residuals[order], coded.scales[order]
@@ -768,7 +859,7 @@ def _write_segment(
     np.save(folder / "centroids.npy", np.concatenate(centroids))
     np.save(folder / "run_starts.npy", np.concatenate(starts))
     np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))
-    for mapped in (residuals, scales, fine, whole):
+    for mapped in (residuals, scales, means, mean_scales, fine, whole):
         if isinstance(mapped, np.memmap):
             mapped.flush()
     write_ids(folder, spool.ids, spool.lengths)
@@ -792,7 +883,9 @@ def _copy_segments(writer: Writer, state: State) -> SegmentEntry | None:
     lengths = np.concatenate([s.arrays["lengths"][rows] for s, rows in kept])
     write_ids(folder, ids, lengths)
     count = int(lengths.sum())
-    for key in set(kept[0][0].arrays) - {"lengths", "run_offsets"}:
+    for key in ("means", "mean_scales"):
+        np.save(folder / f"{key}.npy", np.concatenate([s.arrays[key][rows] for s, rows in kept]))
+    for key in set(kept[0][0].arrays) - {"lengths", "run_offsets", "means", "mean_scales"}:
         of_runs = key in {"centroids", "run_starts"}
         first = kept[0][0].arrays[key]
         shape = (int(offsets.sum()) if of_runs else count, *first.shape[1:])

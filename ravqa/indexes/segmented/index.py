@@ -536,7 +536,7 @@ class SegmentedIndex(StoredIndex):
                 raise ValueError(f"its lengths do not make {entry.vectors} vectors")
             if len(ids) - alive.sum() != entry.deleted:
                 raise ValueError(f"{entry.deleted} deleted passages are expected")
-        counts = {"vectors": entry.vectors, "bounds": len(ids) + 1}
+        counts = {"passages": len(ids), "vectors": entry.vectors, "bounds": len(ids) + 1}
         arrays: dict[str, Array] = {"lengths": lengths}
         for name, stored in layout.items():
             if stored.rows == "runs":
