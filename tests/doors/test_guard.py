@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from ravqa.doors.demo.guard import LOOPBACK, Guard
+from ravqa.doors.asgi import LOOPBACK
+from ravqa.doors.demo.guard import Guard
 
 HERE = {"host": "127.0.0.1:7860"}
 LARGEST = 1000

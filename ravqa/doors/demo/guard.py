@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+from ravqa.doors.asgi import App, Message, Receive, Send, body_again, is_foreign, read_body
 
 _API = "/gradio_api"
 _FILE = f"{_API}/file="
@@ -52,8 +48,6 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-"""Names of this machine to itself."""
 
 
 class Guard:
@@ -85,10 +79,10 @@ class Guard:
         if not status and scope["method"] == "POST":
             is_event = scope["path"] != _UPLOAD
             most = _EVENT if is_event else self._most_bytes + _FORM
-            body = await _body(receive, most)
+            body = await read_body(receive, most)
             plain = self._plain(body) if body is not None and is_event else body
             if plain is not None:
-                receive = _again(plain, receive)
+                receive = body_again(plain, receive)
             else:
                 status = 413 if body is None else 403
         if status:
@@ -99,7 +93,8 @@ class Guard:
     def _refused(self, scope: MutableMapping[str, Any]) -> int:
         """Return the status with which a request is refused, by its head alone; 0 if it is not."""
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        if self._is_foreign(headers, navigates=(scope["method"], scope["path"]) == ("GET", "/")):
+        page = (scope["method"], scope["path"]) == ("GET", "/")
+        if is_foreign(headers, self._hosts, navigates=page):
             return 403
         path, method = scope["path"], scope["method"]
         if method not in {"GET", "HEAD", "POST"}:
@@ -111,21 +106,6 @@ class Guard:
         else:
             known = _READ.fullmatch(path) is not None and ".." not in path
         return 0 if known else 404
-
-    def _is_foreign(self, headers: Mapping[str, str], *, navigates: bool) -> bool:
-        """Return whether another website asks, or this one is asked for under another's name.
-
-        Args:
-            navigates: whether the page itself is asked for, which links elsewhere may do.
-        """
-        host = urlsplit(f"//{headers.get('host', '')}")
-        if self._hosts is not None and host.hostname not in self._hosts:
-            return True
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host.netloc:
-            return True
-        site = headers.get("sec-fetch-site", "none")
-        return site not in {"same-origin", "none"} and not navigates
 
     def _is_upload(self, path: str) -> bool:
         """Return whether a path is that of an uploaded file, links followed."""
@@ -161,32 +141,6 @@ def _paths(value: Any) -> Iterator[str]:
             waiting += one.values()
         elif isinstance(one, list):
             waiting += one
-
-
-async def _body(receive: Receive, most: int) -> bytes | None:
-    """Return a request's body; None if it is larger than allowed, or the visitor has gone."""
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            return None
-        parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a function that gives a body that was read, and then what follows it."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def given() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return given
 
 
 def _with_headers(send: Send) -> Send:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import UserError, import_extra
+from ravqa.doors.asgi import LOOPBACK
 from ravqa.doors.demo import view
-from ravqa.doors.demo.guard import LOOPBACK, Guard
+from ravqa.doors.demo.guard import Guard
 from ravqa.doors.demo.page import Page, blocks, style
 from ravqa.doors.feedback import Feedback
 from ravqa.doors.shelf import Shelf
