@@ -81,7 +81,7 @@ _MEAN = 0.75
 _BOTH = (0.375, 0.45)
 """The same where a sample of the query's vectors was refined, and the share of its gain, taken for
 all vectors. Both predict the same: where vectors cluster, the gain would do alone."""
-_MARGIN, _WIDE = 0.1, 0.2
+_MARGIN, _WIDE = 0.1, 0.14
 """Of the refinement, in units of a product of two vectors; wide for queries of few vectors."""
 _NEAR = 400  # passages beyond k that are too few to be sampled, of 10,000
 _FEW = 100  # passages beyond k that are all scored
