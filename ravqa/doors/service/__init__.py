@@ -1,0 +1,1 @@
+"""`ravqa serve`: search and answers over HTTP and the Model Context Protocol."""
