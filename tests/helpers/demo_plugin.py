@@ -12,7 +12,6 @@ class LabelledHashes(HashEncoder):
     """One vector a word, with a label."""
 
     labels = True
-    supports_images = True  # as far as anybody asks: it looks at none
 
     def label_passage(self, passage):
         return self._labelled(passage.content)

@@ -40,8 +40,8 @@ _QUICK = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility"
 _BROKEN = "Something went wrong here. The terminal in which the demo runs has the details."
 EXAMPLES = (
     ("val2014/COCO_val2014_000009000010.jpg", "In which country does this animal live?"),
-    ("val2014/COCO_val2014_000009000001.jpg", "What is the main food of this animal?"),
     ("val2014/COCO_val2014_000009000049.jpg", "By whom was this building put up?"),
+    ("val2014/COCO_val2014_000009000001.jpg", "What is the main food of this animal?"),
     ("val2014/COCO_val2014_000009000031.jpg", "Which town or city is this building in or near?"),
 )
 """Photos of the bundled sample below its folder, and a question about each."""
