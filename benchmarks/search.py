@@ -216,7 +216,7 @@ def main() -> None:
         "environment, or a folder of packages",
     )
     parser.add_argument("--settings", default="", help="regular expression: ENGINE SETTING")
-    parser.add_argument("--batches", type=int, nargs="+", help="queries in one call, at most 70")
+    parser.add_argument("--batches", type=int, nargs="+", help="queries in one call")
     parser.add_argument(
         "--patience", type=float, default=60, help="processor seconds for a setting and kind"
     )

@@ -133,13 +133,13 @@ class Comparison:
             try:
                 self.workers[name] = Worker(name, where, data, threads)
                 console.print(name, self.workers[name].about["versions"])
-            except EngineError as e:
+            except (EngineError, OSError) as e:
                 self._fail(name, e)
 
-    def _fail(self, name: str, error: EngineError) -> None:
+    def _fail(self, name: str, error: Exception) -> None:
         self.failures[name] = str(error)
         self.workers.pop(name, None)
-        self._console.print(f"[red]{name} is not measured: {error}")
+        self._console.print(f"{name} is not measured: {error}", markup=False)
         if name == "exact":
             raise error
 

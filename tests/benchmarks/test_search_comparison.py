@@ -82,12 +82,14 @@ def test_an_engine_that_fails_does_not_end_the_others(data, tmp_path):
 
     (tmp_path / "search_good.py").write_text(FAKE.replace("LIMIT", "0"))
     (tmp_path / "search_fails.py").write_text(FAKE.replace("LIMIT", "4"))
-    engines = {"exact": None, "fails": tmp_path, "absent": tmp_path, "good": tmp_path}
+    file = tmp_path / "search_good.py"  # is no interpreter
+    engines = {"exact": None, "fails": tmp_path, "absent": tmp_path, "no": file, "good": tmp_path}
     comparison = Comparison(engines, data, 1, lambda *_: True, Console(quiet=True))
     points = comparison.singles("image-q32", range(30, 33), patience=60, k=20)
     batches = comparison.batches("image-q32", range(4), [1, 4], patience=60)
     comparison.close()
     about = comparison.about()
+    assert "Permission denied" in about["failures"].pop("no")
     assert about["failures"] == {
         "fails": "MemoryError: it is too much",
         "absent": "ModuleNotFoundError: No module named 'search_absent'",
