@@ -490,10 +490,9 @@ class Pipeline:
         answers = self.answer(records, given)
         watch.note("answer")
         for i, (found, answer) in enumerate(zip(out, answers, strict=True)):
-            if isinstance(answer, Failure):
-                out[i] = answer
-            elif isinstance(found, Response):
-                out[i] = replace(found, answer=answer, seconds=watch.so_far())
+            if isinstance(found, Response):
+                done = replace(found, seconds=watch.so_far())
+                out[i] = replace(done, answer=answer) if isinstance(answer, Answer) else answer
         return out
 
     @property

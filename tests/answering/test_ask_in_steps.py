@@ -1,11 +1,12 @@
 """A question asked in steps, with another rule, and without passages for comparison."""
 
+from types import SimpleNamespace
+
 import pytest
 from spelling import Spelling, prompts
 
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.rules import answering_config, answering_with, fitting_rules
-from ravqa.core.cache import Use
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
@@ -110,9 +111,9 @@ def test_an_image_or_a_question_that_fails_costs_the_others_nothing(pipeline, mo
         return list(questions)
 
     def rerank(questions, hits):
-        return [
-            Stage("odd", [Failure("no") if q.question == "R" else [] for q in questions], Use())
-        ]
+        given = zip(questions, hits, strict=True)
+        found = [Failure("no") if q.question == "R" else own for q, own in given]
+        return [Stage("odd", found, SimpleNamespace(seconds=0.0))]
 
     monkeypatch.setattr(pipeline, "describe", describe)
     monkeypatch.setattr(pipeline, "rerank", rerank)
@@ -128,9 +129,9 @@ def test_pieces_of_an_answer_are_handed_on_as_they_are_written(pipeline):
     assert not pipeline.streams
     assert list(pipeline.ask_in_steps(Question(1, "Q"), written=pytest.fail))[-1].answer
     reader.streams = pipeline.answerer.cached.streams = True
-    reader.stream = lambda prompt: iter(["eastern ", "Australia"])
+    reader.stream = lambda prompt: iter(["eastern ", "australia"])
     pieces = []
     *_, last = pipeline.ask_in_steps(Question(1, "Q"), written=pieces.append)
-    assert pieces == ["eastern ", "Australia"]
-    assert (last.answer.text, last.answer.passage_ids) == ("eastern Australia", ("w",))
+    assert pieces == ["eastern ", "australia"]
+    assert (last.answer.text, last.answer.passage_ids) == ("eastern australia", ("w",))
     assert not pipeline.answering_by("vote", 2).streams
