@@ -391,19 +391,21 @@ def test_the_key_is_nowhere(run, serve, tmp_path, monkeypatch, waits):
         assert KEY.encode() not in path.read_bytes(), path
 
 
+LENGTH = {"finish_reason": "length"}
+ENDED = "the model ended its answer before the first word"
+
+
 @pytest.mark.parametrize(
-    ("bad", "reason"),
+    ("bad", "temperature", "reason"),
     [
-        (chat("", finish_reason="length"), "spent all 32 tokens on thinking: raise max_new_tokens"),
-        (chat(""), "the model ended its answer before the first word"),
-        (chat(" \n"), "the model ended its answer before the first word"),
-        (chat("\u200b\ufeff"), "the model ended its answer before the first word"),
-        (chat("<think>The user asks", finish_reason="length"), "spent all 32 tokens on thinking"),
-        (chat("koala", finish_reason="content_filter"), "content filter withheld the answer"),
+        (chat("", **LENGTH), 0, "spent all 32 tokens on thinking: raise max_new_tokens"),
+        (chat("<think>The user asks", **LENGTH), 0.7, "spent all 32 tokens on thinking"),
+        (chat(""), 0.7, ENDED),
+        (chat("\u200b \n\ufeff"), 0, ENDED),
+        (chat("koala", finish_reason="content_filter"), 0, "content filter withheld the answer"),
     ],
 )
-@pytest.mark.parametrize("temperature", [0, 0.7])
-def test_an_empty_answer_is_no_answer(run, serve, bad, reason, temperature):
+def test_an_empty_answer_is_no_answer(run, serve, bad, temperature, reason):
     def reply(_, body):
         asked.append(question(body))
         return bad if asked[-1].startswith("What is the main food") else chat(answer_to(asked[-1]))
