@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ravqa.core.errors import DataError
@@ -27,6 +29,17 @@ class Limits:
     side: int = 2048
 
 
+def photo(data: bytes, limits: Limits | None = None) -> bytes:
+    """Return an uploaded image that is only looked at: as it is, or, if it is large, as `uploaded`.
+
+    Raises:
+        DataError: no image, or one beyond the limits. Of a small one, only the header is read.
+    """
+    limits = limits or Limits()
+    width, height = _check(data, limits)
+    return data if max(width, height) <= limits.side else uploaded(data, limits)
+
+
 def uploaded(data: bytes, limits: Limits | None = None) -> bytes:
     """Return an uploaded image as JPEG or PNG: upright, in RGB, without metadata such as places.
 
@@ -36,17 +49,9 @@ def uploaded(data: bytes, limits: Limits | None = None) -> bytes:
         DataError: no image, a broken one, or one beyond the limits; the message names no file.
     """
     limits = limits or Limits()
-    if not data:
-        raise DataError("the file is empty")
-    if len(data) > limits.file:
-        raise DataError(f"more than the limit of {readable_size(limits.file)}")
-    try:
-        width, height = image_size(data)
-        if width * height > limits.pixels:
-            raise DataError(f"{width}x{height} pixels, more than the limit of {limits.pixels:,}")
+    _check(data, limits)
+    with _nameless():
         image = open_image(data)
-    except DataError as e:
-        raise DataError(str(e).removeprefix(f"{BYTES_NAME}: ")) from None
     image.thumbnail((limits.side, limits.side))
     image.info.clear()
     out = io.BytesIO()
@@ -55,3 +60,24 @@ def uploaded(data: bytes, limits: Limits | None = None) -> bytes:
     else:
         image.save(out, "PNG")
     return out.getvalue()
+
+
+def _check(data: bytes, limits: Limits) -> tuple[int, int]:
+    """Return width and height of an image within the limits, as its header says."""
+    if not data:
+        raise DataError("the file is empty")
+    if len(data) > limits.file:
+        raise DataError(f"more than the limit of {readable_size(limits.file)}")
+    with _nameless():
+        width, height = image_size(data)
+    if width * height > limits.pixels:
+        raise DataError(f"{width}x{height} pixels, more than the limit of {limits.pixels:,}")
+    return width, height
+
+
+@contextmanager
+def _nameless() -> Iterator[None]:
+    try:
+        yield
+    except DataError as e:
+        raise DataError(str(e).removeprefix(f"{BYTES_NAME}: ")) from None

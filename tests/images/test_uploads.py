@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ravqa.core.errors import DataError
-from ravqa.images.uploads import Limits, uploaded
+from ravqa.images.uploads import Limits, photo, uploaded
 
 
 def encoded(image, form, **options):
@@ -81,3 +81,17 @@ def test_what_cannot_be_used_is_refused_in_one_line(data, said):
     assert said in str(error.value)
     assert "given as bytes" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_small_photo_that_is_only_looked_at_stays_as_it_is():
+    data = encoded(split_image(), "JPEG")
+    assert photo(data) is data
+    limits = Limits(side=20)
+    assert photo(data, limits) == uploaded(data, limits) != data
+    for bad, said in (
+        (b"", "empty"),
+        (b"<svg>", "not an image"),
+        (png_header(9000, 9000), "pixels"),
+    ):
+        with pytest.raises(DataError, match=said):
+            photo(bad)
