@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import ravqa
-from ravqa.cli import collection, demo, files, inventory, moved, plugin, run, study, train
+from ravqa.cli import collection, demo, files, inventory, moved, plugin, run, serve, study, train
 from ravqa.cli.interrupts import no_interrupt_lost
 from ravqa.cli.shared import say
 from ravqa.core.environment import check_environment
@@ -72,6 +72,7 @@ app.command()(collection.search)
 app.command()(collection.ask)
 app.command()(collection.chat)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.add_typer(plugin.app, name="plugin")
 moved.add_to(app, collection.app)
 
