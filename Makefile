@@ -70,7 +70,7 @@ test-slow: $(VENV)/.installed $(CSRC)/kernels.so
 	$(PYTEST) -m slow
 
 test-all: $(VENV)/.installed $(CSRC)/kernels.so
-	$(PYTEST) -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow" --hypothesis-profile=thorough
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
