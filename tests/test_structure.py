@@ -95,11 +95,11 @@ def test_metrics_do_not_import_torch():
     "arguments",
     [
         ["run_vqa.py", "--help"],
-        ["-m", "ravqa", "--help"],
+        pytest.param(["-m", "ravqa", "--help"], marks=pytest.mark.slow),
         ["-m", "ravqa", "ls", "readers"],
-        ["-m", "ravqa", "ls", "rerankers"],
-        ["-m", "ravqa", "collection", "build", "--help"],
-        ["-m", "ravqa", "search", "--help"],
+        pytest.param(["-m", "ravqa", "ls", "rerankers"], marks=pytest.mark.slow),
+        pytest.param(["-m", "ravqa", "collection", "build", "--help"], marks=pytest.mark.slow),
+        pytest.param(["-m", "ravqa", "search", "--help"], marks=pytest.mark.slow),
     ],
 )
 def test_help_imports_nothing_heavy(arguments):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import slow_but
 from kills import Killed, begin, kills, report
 
 from ravqa.core.records import Passage
@@ -182,7 +183,9 @@ def stop_at(monkeypatch):
     return stop
 
 
-@pytest.mark.parametrize(("change", "every"), [("first", 3), ("update", 3), ("outgrow", 8)])
+@pytest.mark.parametrize(
+    ("change", "every"), slow_but([("update", 3)], [("first", 3), ("update", 3), ("outgrow", 8)])
+)
 def test_a_writer_that_stops_at_any_step(tmp_path, fresh_cache, stop_at, change, every):
     rounds = Rounds(tmp_path / "rounds", change)
     states = []

@@ -92,9 +92,9 @@ def test_the_parts_of_a_query_have_their_weights(encoder, features):
 @pytest.mark.parametrize(
     ("weights", "kept"),
     [
-        ({"question_weight": 0.0}, slice(4, 13)),
+        pytest.param({"question_weight": 0.0}, slice(4, 13), marks=pytest.mark.slow),
         ({"names_weight": 0.0}, [0, 1, 2, 3, 12]),
-        ({"photo_weight": 0.0}, slice(0, 12)),
+        pytest.param({"photo_weight": 0.0}, slice(0, 12), marks=pytest.mark.slow),
     ],
 )
 def test_a_part_without_weight_is_left_out(encoder, weights, kept):

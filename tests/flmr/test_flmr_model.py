@@ -10,6 +10,7 @@ from pathlib import Path
 import flmr_parity as parity
 import pytest
 import torch
+from cases import slow_but
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from torch.nn import functional
 from transformers import CLIPVisionConfig, Dinov2Config, SiglipVisionConfig
@@ -456,7 +457,8 @@ VISION = {
 
 
 @pytest.mark.parametrize(
-    ("size", "millions", "vectors"), [("B", 327, 113), ("L", 543, 320), ("G", 2100, 320)]
+    ("size", "millions", "vectors"),
+    slow_but([("B", 327, 113)], [("B", 327, 113), ("L", 543, 320), ("G", 2100, 320)]),
 )
 def test_full_size_models_have_the_published_numbers(size, millions, vectors):
     config = FLMRConfig(

@@ -328,8 +328,7 @@ def test_components_are_kept_as_finely_as_their_bits_allow(tmp_path, dim):
         assert np.sqrt((error**2).mean()) <= 1.3 * step / np.sqrt(12) + 2**-11
 
 
-@pytest.mark.parametrize("storage", ["9bit", "4bit"])
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize(("storage", "dim"), [("9bit", 64), ("4bit", 128)])
 def test_errors_are_small_and_smallest_along_what_vectors_share(tmp_path, storage, dim):
     rng = np.random.default_rng(dim)
     shared = units(rng, 1, dim)[0]

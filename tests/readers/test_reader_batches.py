@@ -11,6 +11,7 @@ import pytest
 import reader_models
 import torch
 import transformers
+from cases import slow_but
 from PIL import Image
 
 from ravqa.core.errors import UserError
@@ -34,6 +35,7 @@ TEXT |= {"t5": TransformersSeq2Seq}
 VIDEO = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl", "llava_onevision", "mistral3"]
 SEEING = ["llava", "llava_next", "blip2_t5", "blip2_opt", "instructblip", "paligemma", "idefics3"]
 SEEING += ["gemma3", "florence2", "mllama", *VIDEO]
+QUICK = ["llama", "mamba2", "t5", "llava", "blip2_t5", "mllama", "qwen2_5_vl"]  # of each kind one
 
 
 def picture(seed, width, height):
@@ -170,7 +172,7 @@ def test_prompts_without_an_image_come_apart_from_the_others(tiny):
     assert (seeing.whole, blind.whole) == (True, False)
 
 
-@pytest.mark.parametrize("name", [*TEXT, *SEEING])
+@pytest.mark.parametrize("name", slow_but(QUICK, [*TEXT, *SEEING]))
 def test_losses_are_those_of_answering_and_those_of_transformers(tiny, name):
     reader = tiny(name)
     prompts = prompts_of(name)

@@ -21,6 +21,7 @@ import reader_models
 import torch
 import transformers
 from abilities import abilities_of
+from cases import slow_but
 from PIL import Image
 
 from ravqa.answering.answerer import Answerer
@@ -44,6 +45,8 @@ VIDEO = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl", "llava_one
 SEEING = ["llava", "llava_next", "blip2_t5", "blip2_opt", "instructblip", "paligemma", "idefics3"]
 SEEING += ["gemma3", "florence2", *VIDEO]
 ALL = [*TEXT, *SEEING]
+# One model of each way to be asked; the others are its kind, and slow as there are many.
+QUICK = ["llama", "lfm2", "t5", "llava", "blip2_t5", "paligemma", "qwen2_5_vl", "florence2"]
 TEXT |= dict.fromkeys(["mpt", "gpt_neo"], TransformersLLM)
 PLAIN = {"blip2_t5", "blip2_opt", "instructblip", "paligemma", "florence2"}
 IMAGE_TOKEN = dict.fromkeys(SEEING, "<image>") | {
@@ -213,7 +216,7 @@ def same(a, b):
 # --- what every reader does
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", slow_but(QUICK, ALL))
 def test_a_batch_equals_single_prompts(tiny, name):
     reader, prompts = tiny(name), prompts_of(name)
     batch = reader.generate(prompts)
@@ -223,12 +226,12 @@ def test_a_batch_equals_single_prompts(tiny, name):
     assert len({round(g.log_prob, 3) for g in batch}) == 3
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", slow_but(QUICK, ALL))
 def test_a_right_model_is_not_accused(tiny, name):
     assert tiny(name).switched_off == {}
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", slow_but(QUICK, ALL))
 def test_generations_are_greedy_and_their_log_probabilities_those_of_a_forward_pass(
     tiny, plain, name
 ):
@@ -245,7 +248,7 @@ def test_generations_are_greedy_and_their_log_probabilities_those_of_a_forward_p
         assert made.log_prob == pytest.approx(total, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", [*ALL, "mllama"])
+@pytest.mark.parametrize("name", slow_but(QUICK, [*ALL, "mllama"]))
 def test_scores_equal_teacher_forcing(tiny, plain, name):
     reader, prompts = tiny(name), prompts_of(name)
     answers = ["Paris", "large brown fox", "the"]
@@ -277,7 +280,7 @@ def test_control_tokens_in_an_answer_are_scored_as_plain_text(tiny, plain, name)
     )
 
 
-@pytest.mark.parametrize("name", [*ALL, "mllama"])
+@pytest.mark.parametrize("name", slow_but(QUICK, [*ALL, "mllama"]))
 def test_next_tokens_equal_a_forward_pass_step_by_step(tiny, plain, name):
     reader, prompts = tiny(name), prompts_of(name)
     prefixes = [[], [], []]
@@ -294,7 +297,7 @@ def test_next_tokens_equal_a_forward_pass_step_by_step(tiny, plain, name):
         prefixes = [[*prefix, int(token)] for prefix, token in zip(prefixes, best, strict=True)]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", slow_but(QUICK, ALL))
 def test_tokens_are_counted_with_those_of_the_image(tiny, plain, name):
     prompts = prompts_of(name)
     expected = [int(inputs_of(name, plain, p)["attention_mask"].sum()) for p in prompts]
@@ -302,7 +305,7 @@ def test_tokens_are_counted_with_those_of_the_image(tiny, plain, name):
     assert tiny(name).count_tokens([]) == []
 
 
-@pytest.mark.parametrize("name", SEEING)
+@pytest.mark.parametrize("name", slow_but(QUICK[3:], SEEING))
 def test_the_image_is_looked_at(tiny, name):
     reader = tiny(name)
     other = replace(SHORT, image=picture(2, 60, 40))
@@ -316,7 +319,7 @@ SEVERAL = [name for name in SEEING if name not in ONE_IMAGE]
 PICTURES = replace(SHORT, pictures=(HIGH, picture(3, 40, 40)))
 
 
-@pytest.mark.parametrize("name", SEEING)
+@pytest.mark.parametrize("name", slow_but(QUICK[3:], SEEING))
 def test_readers_say_how_many_images_a_prompt_may_have(tiny, folder, name):
     reader = tiny(name)
     declared = TransformersVLM.declared(reader.config)
@@ -371,7 +374,7 @@ def test_images_beyond_what_a_model_takes_fail_their_prompt_alone(tiny):
     assert found[1] == tiny("florence2").generate([SHORT])[0]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", slow_but(QUICK, ALL))
 def test_control_tokens_in_a_passage_are_plain_text(tiny, plain, name):
     """Neither turns nor images are begun or ended by a text, whatever stands in it."""
     reader = tiny(name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import slow_but
 from flmr_parity import one_thread  # noqa: F401
 
 from ravqa.core.errors import UserError
@@ -49,8 +50,13 @@ def text_retriever(minilm_folder):
     return retriever(Part(name="token-bert", model=str(minilm_folder)))
 
 
-@pytest.mark.parametrize("name", ["preflmr", "flmr", "preflmr_encn"])
-@pytest.mark.parametrize("tokens", ["all", "global", "none"])
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    slow_but(
+        [("preflmr", "all"), ("flmr", "none"), ("preflmr_encn", "global")],
+        list(itertools.product(["preflmr", "flmr", "preflmr_encn"], ["all", "global", "none"])),
+    ),
+)
 def test_matches_of_question_and_image_add_up_to_the_index_score(name, tokens):
     checkpoint = FLMR / name / "checkpoint_context_names"
     made = retriever(Part(name="flmr", model=str(checkpoint), image_tokens=tokens))

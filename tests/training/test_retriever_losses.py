@@ -7,6 +7,7 @@ import flmr_parity as parity
 import pytest
 import torch
 import training_files
+from cases import slow_but
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,8 +182,10 @@ def test_loss_and_gradients_are_those_of_sentence_transformers():
     torch.testing.assert_close(mine_d.grad, theirs_d.grad)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 4])
-@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize(
+    ("chunk", "images"),
+    slow_but([(4, True), (3, False)], [(n, seen) for n in (1, 3, 4) for seen in (False, True)]),
+)
 def test_in_chunks_loss_and_gradients_are_the_same(tmp_path, chunk, images):
     file = write_examples(tmp_path, images=images, negatives=1)
     batch = [(0, i) for i in (3, 1, 7, 0, 5, 2)]

@@ -225,9 +225,9 @@ def test_a_known_dataset_gives_pseudo_positives_that_are_named_as_such(tmp_path)
     ("changes", "parts"),
     [
         ({"freeze": ["text_encoders", "vision_encoder"]}, ("vision_projection", "mapping")),
-        ({"train_only": ["mapping_network"]}, ("mapping",)),
+        pytest.param({"train_only": ["mapping_network"]}, ("mapping",), marks=pytest.mark.slow),
         ({"train_only": ["*_text_encoder_linear.weight"], "freeze": []}, ("encoder_linear",)),
-        ({"freeze": []}, ("",)),
+        pytest.param({"freeze": []}, ("",), marks=pytest.mark.slow),
     ],
 )
 def test_only_what_is_not_frozen_changes(examples, tmp_path, changes, parts):
