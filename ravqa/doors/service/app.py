@@ -11,7 +11,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 import ravqa
 from ravqa.core.errors import (
@@ -116,6 +116,10 @@ def _add_failures(app: FastAPI, desk: Desk) -> None:
     async def refused(request: Request, error: Any) -> Any:
         made = failed(error.status_code, str(error.detail))
         made.headers.update(error.headers or {})
+        if error.status_code == 405:  # the path may have several routes
+            found = [route for route in app.routes if route.matches(request.scope)[0].value]
+            methods = {name for route in found for name in getattr(route, "methods", None) or ()}
+            made.headers["allow"] = ", ".join(sorted(methods))
         return made
 
     @app.exception_handler(Exception)
@@ -149,7 +153,12 @@ def _add_state(app: FastAPI, desk: Desk, gate: Gate, metrics: Metrics) -> None:
             return JSONResponse({"status": "draining"}, 503)
         return JSONResponse({"status": "ready"})
 
-    @app.get("/metrics", tags=["state"], summary="Counts for Prometheus")
+    @app.get(
+        "/metrics",
+        tags=["state"],
+        summary="Counts for Prometheus",
+        response_class=PlainTextResponse,
+    )
     async def counts() -> Any:
         metrics.waiting.set(len(desk.line))
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -165,7 +174,7 @@ async def _filled(request: Request, form: type[Form]) -> tuple[Form, bytes | Non
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
-            return form.model_validate_json(await request.body()), None
+            return form.model_validate_json(await request.body(), strict=True), None
         if kind != "multipart/form-data":
             raise HTTPException(400, "send application/json or multipart/form-data")
         async with request.form(max_files=1, max_fields=100) as sent:

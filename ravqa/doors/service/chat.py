@@ -48,6 +48,7 @@ class ChatForm(BaseModel):
     """
 
     model_config = ConfigDict(
+        strict=True,
         json_schema_extra={
             "examples": [
                 {
@@ -55,7 +56,7 @@ class ChatForm(BaseModel):
                     "messages": [{"role": "user", "content": "Where do koalas live?"}],
                 }
             ]
-        }
+        },
     )
 
     model: Annotated[str, Field(max_length=500)]

@@ -158,6 +158,8 @@ class CollectionReply(BaseModel):
 class PassageForm(_Form):
     """A passage to put into a collection."""
 
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     passage_id: Annotated[str, Field(min_length=1, max_length=1000)]
     text: Annotated[str, Field(max_length=1_000_000)] = ""
     title: Word | None = None
@@ -177,6 +179,7 @@ class PassagesForm(_Form):
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         json_schema_extra={
             "examples": [
                 {
