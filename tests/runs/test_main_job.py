@@ -57,6 +57,27 @@ def finished(small_corpus, tmp_path_factory):
     return folder
 
 
+def test_what_is_found_reaches_reader_and_report(small_corpus, tmp_path):
+    run(
+        ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 2, "--output", tmp_path]
+        + ["--reader", "first-words"]
+    )
+    samples = read_samples(tmp_path / "samples.jsonl")
+    prompts = read_prompts(tmp_path / "prompts.jsonl.gz")
+    texts = {p["passage_id"]: p["text"] for p in read_samples(small_corpus)}
+    for sample in samples:
+        first = sample["hits"][0][0]
+        assert first.startswith("jaguar.")
+        [draft] = sample["drafts"]
+        assert draft["passage_ids"][0] == first
+        prompt = "\n".join(prompts[draft["prompt_hash"]])
+        assert texts[first] in prompt
+        assert sample["question"] in prompt
+    assert len(samples) == 2
+    assert "jaguar" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_results_equal_scores_made_by_hand_from_the_samples(finished):
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     samples = read_samples(finished / "samples.jsonl")
@@ -87,6 +108,7 @@ def test_results_equal_scores_made_by_hand_from_the_samples(finished):
         assert recall == pytest.approx(100 * sum(hits) / len(hits), abs=0.01)
 
 
+@pytest.mark.slow
 def test_retrieval_sees_the_image(finished):
     right = read_samples(finished / "samples.jsonl")
     wrong = read_samples(finished / "samples.wrong-image.jsonl")
@@ -99,6 +121,7 @@ def test_retrieval_sees_the_image(finished):
     assert own(wrong) <= 4
 
 
+@pytest.mark.slow
 def test_the_reader_reads_the_passage(finished):
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     oracle = results["answers"]["conditions"]["oracle"]["score"]
@@ -106,6 +129,7 @@ def test_the_reader_reads_the_passage(finished):
     assert all(not s["hits"] for s in read_samples(finished / "samples.none.jsonl"))
 
 
+@pytest.mark.slow
 def test_every_prompt_is_kept_by_its_hash(finished):
     prompts = read_prompts(finished / "prompts.jsonl.gz")
     corpus = {p["passage_id"]: p["text"] for p in read_samples(SAMPLE / "passages.jsonl")}
@@ -121,6 +145,7 @@ def test_every_prompt_is_kept_by_its_hash(finished):
     assert len(hashes) > 12
 
 
+@pytest.mark.slow
 def test_results_say_what_they_are(finished):
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     assert results["dataset"]["sample"] is True
