@@ -93,6 +93,7 @@ def run(monkeypatch, fresh_cache, tmp_path, capsys):
         fixed = ["run", "--dataset", "jsonl", "--data", data / "questions.jsonl"]
         fixed += ["--corpus", data / "passages.jsonl", "--retriever", f"static:{data / 'run.trec'}"]
         fixed += ["--reader", reader, "--output", tmp_path / name, "--set", "describer=null"]
+        fixed += ["--no-report"]
         fixed += ["--set", f"answering.prompt={prompt}"]
         for setting in settings:
             fixed += ["--set", setting]

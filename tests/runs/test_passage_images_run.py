@@ -63,7 +63,7 @@ def run(tmp_path, monkeypatch, fresh_cache, capsys):
         values |= {"answering.prompt": "chat", "answering.decision": "concat"}
         values |= {"answering.passages": 2, "answering.passage_images": 1, **settings}
         output = tmp_path / "out"
-        arguments = ["--dataset", "jsonl", "--data", tmp_path, "--output", output]
+        arguments = ["--dataset", "jsonl", "--data", tmp_path, "--output", output, "--no-report"]
         for name, value in values.items():
             arguments += ["--set", f"{name}={value}"]
         with pytest.raises(SystemExit) as end:

@@ -85,7 +85,7 @@ def call(*arguments, command=run_main):
 def run(folder, output, *arguments):
     return call(
         *("--dataset", "jsonl", "--data", folder, "--pipeline", folder / "pipeline.yaml"),
-        *("--output", output, *arguments),
+        *("--output", output, "--no-report", *arguments),
     )
 
 

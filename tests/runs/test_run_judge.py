@@ -80,7 +80,7 @@ def run(data, tmp_path, capsys):
     def call(*arguments, output="run"):
         fixed = ["run", "--dataset", "evqa", "--data", data, "--corpus", data / "passages.jsonl"]
         fixed += ["--set", "describer=null", "--retriever", "random", "--reader", "first-words"]
-        fixed += ["--output", tmp_path / output]
+        fixed += ["--output", tmp_path / output, "--no-report"]
         with pytest.raises(SystemExit) as end:
             main([str(a) for a in [*fixed, *arguments]])
         path = tmp_path / output / "results.json"

@@ -31,7 +31,7 @@ def corpus(tmp_path_factory):
 def run(tmp_path, capsys, fresh_cache, corpus):
     """Runs the sample; gives exit code, results, samples, stdout and stderr."""
 
-    def call(server, *more, output="run", limit=6, **options):
+    def call(server, *more, output="run", limit=6, report=False, **options):
         settings = {
             "describer": "null",
             "reader.url": server.url,
@@ -42,6 +42,7 @@ def run(tmp_path, capsys, fresh_cache, corpus):
         arguments = ["run", "--dataset", "okvqa", "--limit", limit, "--retriever", "random"]
         arguments += ["--corpus", corpus]
         arguments += ["--reader", "openai", "--output", tmp_path / output]
+        arguments += [] if report else ["--no-report"]
         for key, value in settings.items():
             arguments += ["--set", f"{key}={value}"]
         with pytest.raises(SystemExit) as end:
@@ -374,7 +375,7 @@ def test_the_key_is_nowhere(run, serve, tmp_path, monkeypatch, waits):
 
     server = serve(reply)
     options = {"reader.api_key_env": "OUR_KEY", "reader.workers": 1}
-    code, _, samples, out, err = run(server, "--on-error", "skip", **options)
+    code, _, samples, out, err = run(server, "--on-error", "skip", report=True, **options)
     assert code == 0, err
     assert {r[1]["Authorization"] for r in server.requests} == {f"Bearer {KEY}"}
     assert "bad request by ***" in json.dumps(samples)
@@ -384,9 +385,8 @@ def test_the_key_is_nowhere(run, serve, tmp_path, monkeypatch, waits):
     assert "OUR_KEY" in err2
     assert KEY not in out + err + out2 + err2
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"config.yaml", "samples.jsonl", "results.json", "generations.sqlite"} <= {
-        path.name for path in files
-    }
+    names = {"config.yaml", "samples.jsonl", "results.json", "report.html", "generations.sqlite"}
+    assert names <= {path.name for path in files}
     for path in files:
         assert KEY.encode() not in path.read_bytes(), path
 
