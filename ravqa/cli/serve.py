@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -114,6 +115,7 @@ def serve(
     if token and (len(token) < _WORST_TOKEN or not token.isascii()):
         raise UserError(f"{TOKEN}: {_WORST_TOKEN} letters and digits or more are expected")
     with opened_console() as console:
+        from ravqa.core.records import Question
         from ravqa.doors.service.desk import Desk, Terms
         from ravqa.doors.shelf import Shelf
 
@@ -135,7 +137,9 @@ def serve(
         )
         first = shelf.names[0]
         with console.status("loading models"):
-            shelf.pipeline(first, shelf.pipelines(first)[0], console.progress)
+            loaded = shelf.pipeline(first, shelf.pipelines(first)[0], console.progress)
+            with suppress(UserError):  # the first search loads what later ones have
+                loaded.retrieve([Question(0, "a")])
         console.close()
         if mcp:
             from ravqa.doors.service.tools import speak

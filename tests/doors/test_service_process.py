@@ -183,6 +183,7 @@ def test_random_requests_find_nothing(served, tmp_path):
     options = ["--max-examples", "25", "--checks", "all"]
     # Names of collections are not in the description, so that right forms may be refused.
     options += ["--exclude-checks", "positive_data_acceptance", "--seed", "1"]
+    options += ["--request-timeout", "60"]
     found = subprocess.run(
         [program, "run", f"{served}/openapi.json", *options],
         cwd=tmp_path,

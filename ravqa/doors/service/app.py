@@ -326,7 +326,12 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
     async def models() -> dict[str, Any]:
         return model_list(desk.models)
 
-    @app.post("/v1/chat/completions", summary="Answer the last question of a chat", **kinds)
+    @app.post(
+        "/v1/chat/completions",
+        summary="Answer the last question of a chat",
+        responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}},
+        **kinds,
+    )
     async def chat(request: Request, form: ChatForm) -> Any:
         if form.model not in desk.models:
             raise UnknownError(
