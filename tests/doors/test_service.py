@@ -17,9 +17,10 @@ from ravqa.core.errors import ServerError, UserError
 from ravqa.doors.service import forms
 
 PACKAGES = ("fastapi", "mcp", "prometheus_client", "python_multipart", "uvicorn")
-pytestmark = pytest.mark.skipif(
-    not all(map(find_spec, PACKAGES)), reason="pip install 'ravqa[serve]'"
-)
+pytestmark = [
+    pytest.mark.slow,  # the packages alone take seconds to import
+    pytest.mark.skipif(not all(map(find_spec, PACKAGES)), reason="pip install 'ravqa[serve]'"),
+]
 WHERE = {"question": "where does the koala live"}
 TOKEN = "correct horse battery staple"
 
