@@ -2,10 +2,13 @@
 
 import asyncio
 import base64
+import contextlib
+import http.server
 import io
 import json
 import logging
 import shutil
+import threading
 import tracemalloc
 from importlib.util import find_spec
 
@@ -322,3 +325,47 @@ def test_the_description_has_examples_and_no_dead_references(service):
     for part in text.split('"$ref":"')[1:]:
         name = part.partition('"')[0].rpartition("/")[2]
         assert name in found["components"]["schemas"]
+
+
+class Photos(http.server.BaseHTTPRequestHandler):
+    """Has a photo, an address that leads to it, and a file without an end."""
+
+    def do_GET(self):
+        found = {"/photo.jpg": 200, "/moved.jpg": 302, "/endless.jpg": 200}.get(self.path, 404)
+        self.send_response(found)
+        self.send_header("location", "/photo.jpg")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(PHOTO)
+            while self.path == "/endless.jpg":
+                self.wfile.write(bytes(1_000_000))
+
+    def log_message(self, *given):
+        pass
+
+
+def test_images_are_fetched_from_machines_that_were_named_alone(own):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Photos) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        service = own(image_hosts=frozenset({"127.0.0.1"}))
+        found = service.post("/search", WHERE | {"image": f"{at}/photo.jpg"}).json()
+        assert found["image_unused"] is True
+        for name, message in (("moved", "302"), ("none", "404"), ("endless", "20.0 MB")):
+            url = {"image": f"{at}/{name}.jpg"}
+            assert message in said(service.post("/search", WHERE | url), 422)
+        for other in ("http://localhost/a", "http://127.0.0.1@evil.example/a", "ftp://127.0.0.1/a"):
+            assert "no images" in said(service.post("/search", WHERE | {"image": other}), 403)
+        server.shutdown()
+
+
+def test_a_service_that_is_about_to_end_says_so(own):
+    service = own()
+    service.gate.draining = True
+    response = service.get("/ready")
+    assert (response.status_code, response.json()) == (503, {"status": "draining"})
+    assert response.headers["connection"] == "close"
+    service.desk.close()
+    response = service.post("/search", WHERE)
+    assert "about to end" in said(response, 503)
+    assert response.headers["retry-after"] == "1"
