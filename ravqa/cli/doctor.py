@@ -45,6 +45,7 @@ EXTRAS = {
     "ocr": "the describer ocr, which reads what is written in photos",
     "datasets": "Parquet files, datasets on the hub, large knowledge bases",
     "demo": "the page of ravqa demo, in Gradio",
+    "serve": "ravqa serve: over HTTP, and the Model Context Protocol",
     "docs": "the documentation as a site",
     "evaluate": "ravqa's metrics for the library evaluate",
     "sentence-transformers": "encoders multi-vector and dense, the reranker cross-encoder",
