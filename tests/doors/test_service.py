@@ -316,6 +316,14 @@ def test_the_log_has_no_contents_unless_asked_for(own, capsys):
     assert logging.getLogger("ravqa.serve").handlers == []
 
 
+def test_the_log_of_the_process_is_as_it_was(own, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    before = root.level
+    own()
+    assert (root.level, root.handlers) == (before, [])
+
+
 def test_the_description_has_examples_and_no_dead_references(service):
     text = service.get("/openapi.json").text
     found = json.loads(text)

@@ -87,6 +87,7 @@ def test_a_run_begins_when_all_questions_of_those_before_it_are_begun():
     runs.go[2].set()
     runs.go[3].set()
     assert runs.begun[4].wait(5)
+    until(lambda: sum(line.startswith("end of") for line in runs.log) == 4)
     runs.go[4].set()
     runs.thread.join(5)
     assert runs.log[-1] == "end of 4: 40"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -34,6 +35,20 @@ _K = Annotated[
 ]
 
 
+@contextlib.contextmanager
+def _log_untouched() -> Iterator[None]:
+    """Keep the package from choosing level and handlers of the whole process's log.
+
+    It does so (`logging.basicConfig`) where the log has no handler yet.
+    """
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
 def server(desk: Desk, said: Any) -> MCPServer:
     """Return the tools and resources, for any transport.
 
@@ -41,13 +56,13 @@ def server(desk: Desk, said: Any) -> MCPServer:
         said: returns what is said of an error outside.
     """
     names = ", ".join(sorted({collection for collection, _ in desk.models.values()}))
-    made: MCPServer = MCPServer(
-        "ravqa",
-        version=ravqa.__version__,
-        instructions=_ABOUT.format(names=names),
-        log_level="ERROR",
-        subscriptions=False,
-    )
+    with _log_untouched():
+        made: MCPServer = MCPServer(
+            "ravqa",
+            version=ravqa.__version__,
+            instructions=_ABOUT.format(names=names),
+            subscriptions=False,
+        )
 
     @contextlib.contextmanager
     def refusing() -> Iterator[None]:
