@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ravqa.cli.shared import Overrides, opened_console, say
+from ravqa.cli.shared import Host, Overrides, Pipelines, opened_console, say
 from ravqa.core.errors import import_extra
 
 EXAMPLES = """Examples: ravqa demo (the bundled sample) | ravqa demo animals --pipeline sample"""
@@ -24,20 +24,9 @@ def demo(
             help="Folders of collections to ask. Default: the passages of the bundled sample.",
         ),
     ] = None,
-    pipelines: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pipeline",
-            metavar="NAME|PATH",
-            help="A pipeline to choose from; repeatable, the first one by default. Default: all in "
-            "pipelines/ that can answer on this machine.",
-        ),
-    ] = None,
+    pipelines: Pipelines = None,
     overrides: Overrides = None,
-    host: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="Address to listen at; 0.0.0.0 lets others in."),
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[
         int | None,
         typer.Option(

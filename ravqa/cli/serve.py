@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ravqa.cli.shared import Overrides, opened_console, say
+from ravqa.cli.shared import Host, Overrides, Pipelines, opened_console, say
 from ravqa.core.errors import UserError, import_extra
 
 EXAMPLES = """Examples: ravqa serve (the bundled sample) | ravqa serve animals --port 8000 --changes
@@ -27,15 +27,7 @@ def serve(
             help="Folders of collections to serve. Default: the passages of the bundled sample.",
         ),
     ] = None,
-    pipelines: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pipeline",
-            metavar="NAME|PATH",
-            help="A pipeline to choose from; repeatable, the first one by default. Default: all in "
-            "pipelines/ that can answer on this machine.",
-        ),
-    ] = None,
+    pipelines: Pipelines = None,
     overrides: Overrides = None,
     mcp: Annotated[
         bool,
@@ -45,10 +37,7 @@ def serve(
             "that starts this one. Without it, the same is at /mcp.",
         ),
     ] = False,
-    host: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="Address to listen at; 0.0.0.0 lets others in."),
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 for any that is free.")
     ] = 8000,

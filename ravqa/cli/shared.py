@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from ravqa.runs.console import Console
 
 
+Pipelines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pipeline",
+        metavar="NAME|PATH",
+        help="A pipeline to choose from; repeatable, the first one by default. Default: all in "
+        "pipelines/ that can answer on this machine.",
+    ),
+]
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Address to listen at; 0.0.0.0 lets others in.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
