@@ -72,7 +72,7 @@ def any_images(monkeypatch):
 
 
 class Logged(logging.Handler):
-    """What was logged from warnings on."""
+    """What ravqa logged: which warnings libraries add depends on what ran before."""
 
     def __init__(self):
         super().__init__()
@@ -96,9 +96,9 @@ def caplog():
     That one visits every logger of every imported library six times a test.
     """
     handler = Logged()
-    logging.getLogger().addHandler(handler)
+    logging.getLogger("ravqa").addHandler(handler)
     yield handler
-    logging.getLogger().removeHandler(handler)
+    logging.getLogger("ravqa").removeHandler(handler)
 
 
 @pytest.fixture

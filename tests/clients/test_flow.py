@@ -175,7 +175,7 @@ def test_a_wait_is_cut_short_if_nothing_else_is_to_be_sent_and_others_are_answer
     began = time.monotonic()
     assert len(asked(asker, ["bad", *"abcdef"])) == 7
     assert time.monotonic() - began < LONG
-    assert tried[-1] == "bad"  # the others are sent meanwhile
+    assert "bad" in tried[-2:]  # the others are sent meanwhile; one may still be under way
 
 
 def test_a_wait_goes_on_while_others_are_to_be_sent_or_none_is_answered():
