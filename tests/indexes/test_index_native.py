@@ -128,6 +128,19 @@ def test_entries_of_the_byte_table_are_scaled_and_clipped(seed, rows, lanes):
         assert np.abs(off).max() <= 0.501
 
 
+@given(seeds, st.integers(1, 40), st.integers(1, 40))
+@few
+def test_products_with_rows_of_bytes_are_those_of_numpy(seed, count, dim):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-127, 128, (count, dim)).astype(np.int8)
+    scales, vector = rng.integers(0, 2**16, count).astype(np.uint16), units(rng, 1, dim)[0]
+    expected = (rows.astype(np.float64) @ vector) * scales
+    for which in sets():
+        out = np.full(count, np.nan, np.float32)
+        native.along(rows, scales, vector, out, which)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1)
+
+
 @given(seeds, st.sampled_from([32, 64, 96, 160]))
 @few
 def test_the_scan_sums_the_best_entries(seed, lanes):

@@ -569,16 +569,18 @@ class CompressedIndex(SegmentedIndex):
         toward = query.vectors.sum(0) * np.float32(query.scale * SCALE_UNIT)
         for s in state.segments:
             seen, added = out[:, s.first : s.first + len(s.ids)]
+            means = s.arrays["means"], s.arrays["mean_scales"]
             counted = np.zeros(len(s.ids), np.int32)
             if self._kernels == "native":
                 native.scan(query.table, s.arrays, counted)
+                native.along(*means, toward, added)
             else:
                 from ravqa.indexes.compressed import kernels
 
                 arrays = s.arrays["centroids"], s.arrays["run_offsets"]
                 kernels.run(kernels.scan, len(s.ids), query.table, *arrays, counted)
+                _along(*means, toward, added)
             seen[:] = counted
-            _along(s.arrays["means"], s.arrays["mean_scales"], toward, added)
         return out[0], out[1]
 
     def _refined(

@@ -53,6 +53,7 @@ _Refine = _struct(
 )
 _Products = _struct("products", "*centers *query lanes dim *lift *norms *low *exact *highest")
 _Quantise = _struct("quantise", "*exact lanes *lift *norms *low scale:f *table width")
+_Along = _struct("along", "*rows *scales *vector dim *out")
 _Score = _struct(
     "score",
     "*docs *query lanes dim *centroids *run_offsets *run_starts *offsets *centers *residuals "
@@ -223,6 +224,23 @@ def scan(table: Array, arrays: Mapping[str, Array], out: Array, which: int | Non
         _address(out, np.int32),
     )
     _run("scan", len(out), max(64, -(-len(out) // (4 * threads()))), values, which)
+
+
+def along(rows: Array, scales: Array, vector: Array, out: Array, which: int | None = None) -> None:
+    """Compute the products of a vector, float32 [dim], and rows of bytes, float32 [rows].
+
+    Args:
+        rows: int8 [rows, dim]; scales: uint16 [rows], the rows' units.
+        out: written.
+    """
+    values = _Along(
+        _address(rows, np.int8),
+        _address(scales, np.uint16),
+        _address(vector, np.float32),
+        rows.shape[1],
+        _address(out, np.float32),
+    )
+    _run("along", len(out), 4096, values, which)
 
 
 def refine(

@@ -7,6 +7,7 @@
  */
 
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int32_t NAME(masks) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define FLOATS NAME(floats)
 #define MASKS NAME(masks)
@@ -130,6 +131,24 @@ TARGET static void NAME(quantise)(int64_t first, int64_t last, const struct quan
             to[j] = (uint8_t)(int32_t)value;
         }
         memset(to + lanes, 0, (size_t)padding);
+    }
+}
+
+TARGET static void NAME(along)(int64_t first, int64_t last, const struct along *s)
+{
+    for (int64_t x = first; x < last; x++) {
+        const int8_t *row = s->rows + x * s->dim;
+        FLOATS sums = {0};
+        float sum = 0;
+        int64_t h = 0;
+        for (; h + LANES <= s->dim; h += LANES)
+            sums += __builtin_convertvector(*(const NAME(bytes) *)(row + h), FLOATS) *
+                    *(const FLOATS *)(s->vector + h);
+        for (int k = 0; k < LANES; k++)
+            sum += sums[k];
+        for (; h < s->dim; h++)
+            sum += (float)row[h] * s->vector[h];
+        s->out[x] = sum * (float)s->scales[x];
     }
 }
 

@@ -74,6 +74,14 @@ struct quantise {
     int64_t width; /* its columns */
 };
 
+struct along {
+    const int8_t *rows;
+    const uint16_t *scales;
+    const float *vector;
+    int64_t dim;
+    float *out;
+};
+
 struct score {
     const int64_t *docs;
     const float *query;
@@ -177,6 +185,12 @@ int refine(int set, int64_t *next, int64_t count, int64_t grain, const struct re
 int quantise(int set, int64_t *next, int64_t count, int64_t grain, const struct quantise *s)
 {
     EACH(CHOOSE(set, quantise)(first, last, s))
+    return 0;
+}
+
+int along(int set, int64_t *next, int64_t count, int64_t grain, const struct along *s)
+{
+    EACH(CHOOSE(set, along)(first, last, s))
     return 0;
 }
 
