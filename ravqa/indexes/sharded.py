@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice, pairwise
@@ -28,8 +28,9 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from ravqa.core.cluster import Crew, connected
 from ravqa.core.devices import processes
-from ravqa.core.errors import DamagedError, UserError, import_extra
+from ravqa.core.errors import DamagedError, UserError
 from ravqa.core.factory import part_config
 from ravqa.core.files import LockedError, atomic_write, lock
 from ravqa.core.locations import real_path
@@ -45,6 +46,7 @@ from ravqa.indexes.segmented.store import check_format
 T = TypeVar("T")
 
 _FORMAT = 1
+_WHY_RAY = "the index sharded with workers: ray"
 _MANIFEST = "sharded.json"
 
 Embed = Callable[[int, int], Iterable[Vectors]]
@@ -73,7 +75,8 @@ class ShardedIndex(StoredIndex):
             workers: local: this process. accelerate: the processes that torchrun or accelerate
                 started build together, if all call `build`; each opens all shards. ray: actors of
                 a Ray cluster build, hold and search one shard each.
-            ray: options of the actors, such as {num_cpus: 4, num_gpus: 1}.
+            ray: options of the actors, such as {num_cpus: 4, num_gpus: 1}. A lost one is started
+                again, and what it was searching for is repeated once (`noted_losses`).
         """
 
         shard: Part = Part(name="auto")
@@ -304,7 +307,8 @@ class ShardedIndex(StoredIndex):
         if known := self._owners(new):
             raise ValueError(f"passage {min(known)!r} is already in the index: update it")
         if new:
-            self._workers.run(lambda shard: shard.add(new, new.values()), only=[self._smallest()])
+            smallest = [self._smallest()]
+            self._workers.run(partial(_add, new), only=smallest, changes=True)
 
     def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
         """Replace passages, or add those that do not exist; all are held in memory."""
@@ -327,7 +331,7 @@ class ShardedIndex(StoredIndex):
             raise KeyError(min(unknown))
         for number in sorted(set(owners.values())):
             mine = [i for i in ids if owners[i] == number]
-            self._workers.run(partial(_delete, mine), only=[number])
+            self._workers.run(partial(_delete, mine), only=[number], changes=True)
 
     def compact(self) -> None:
         """Rewrite every shard without the deleted passages."""
@@ -341,6 +345,10 @@ class ShardedIndex(StoredIndex):
     def _smallest(self) -> int:
         sizes = self._workers.run(len)
         return sizes.index(min(sizes))
+
+
+def _add(passages: dict[str, Array], shard: Index) -> None:
+    shard.add(passages, passages.values())
 
 
 def _update(passages: dict[str, Array], shard: Index) -> None:
@@ -487,7 +495,9 @@ class _Shard:
         self._index = self._kind.open(self._folder, self._config, fingerprint=self._fingerprint)
 
     def apply(self, task: Callable[[Index], T]) -> T:
-        """Return a function's result for the opened index."""
+        """Return a function's result for the index, which a restarted worker opens again."""
+        if self._index is None:
+            self.open()
         assert self._index is not None
         return task(self._index)
 
@@ -507,8 +517,18 @@ class _Workers(Protocol):
         """Open all shards."""
         ...
 
-    def run(self, task: Callable[[Index], T], *, only: Sequence[int] | None = None) -> list[T]:
-        """Return a function's results for the index of every shard, or of some shards."""
+    def run(
+        self,
+        task: Callable[[Index], T],
+        *,
+        only: Sequence[int] | None = None,
+        changes: bool = False,
+    ) -> list[T]:
+        """Return a function's results for the index of every shard, or of some shards.
+
+        Args:
+            changes: whether it must not be repeated when a worker is lost.
+        """
         ...
 
 
@@ -519,7 +539,7 @@ def _workers(path: Path, config: ShardedIndex.Config, manifest: _Manifest) -> _W
         own = fingerprint_of(whole, manifest.shard, i, number) if whole else None
         shards.append((real_path(path) / _name(i), config.shard, own))
     if config.workers == "ray":
-        return _Ray(shards, config.ray)
+        return _Ray(real_path(path), shards, config.ray)
     return _Local(shards, processes().process_index if config.workers == "accelerate" else 0)
 
 
@@ -528,7 +548,7 @@ def _parallel(config: ShardedIndex.Config) -> int:
     if config.workers == "accelerate":
         return int(processes().num_processes)
     if config.workers == "ray":
-        return sum(node["Alive"] for node in _cluster().nodes())
+        return sum(node["Alive"] for node in connected(_WHY_RAY).nodes())
     return 1
 
 
@@ -557,65 +577,57 @@ class _Local:
         for shard in self._shards:
             shard.open()
 
-    def run(self, task: Callable[[Index], T], *, only: Sequence[int] | None = None) -> list[T]:
+    def run(
+        self,
+        task: Callable[[Index], T],
+        *,
+        only: Sequence[int] | None = None,
+        changes: bool = False,
+    ) -> list[T]:
         chosen = range(len(self._shards)) if only is None else only
         return [self._shards[i].apply(task) for i in chosen]
 
 
 class _Ray:
-    """One Ray actor per shard, spread over as many nodes as possible."""
+    """One actor of a Ray cluster per shard, spread over as many nodes as possible."""
 
-    def __init__(self, shards: Sequence[tuple[Path, Part, str | None]], options: dict[str, Any]):
-        self._ray = _cluster()
-        actor = self._ray.remote(_Shard).options(**{"scheduling_strategy": "SPREAD", **options})
-        self._actors = [actor.remote(*shard) for shard in shards]
+    def __init__(
+        self,
+        path: Path,
+        shards: Sequence[tuple[Path, Part, str | None]],
+        options: Mapping[str, Any],
+    ):
+        makers = [partial(_Shard, *shard) for shard in shards]
+        self._crew = Crew(makers, options=options, what="the shard", why=_WHY_RAY, folder=path)
 
     def build(self, tasks: Sequence[_Task], report: Callable[[int], object]) -> None:
         try:
-            embed = self._ray.put(tasks[0][1])
+            embed = self._crew.put(tasks[0][1])
         except TypeError:
             raise UserError(
                 "over Ray the embeddings are sent to the workers, and these cannot be: a list or "
                 "an EmbeddingStore is expected"
             ) from None
-        self._get(
-            [
-                actor.build.remote(ids, embed, *rest, wait=True)
-                for actor, (ids, _, *rest) in zip(self._actors, tasks, strict=True)
-            ],
-            report,
-        )
+        calls = {i: (_build_shard, (ids, embed, *rest)) for i, (ids, _, *rest) in enumerate(tasks)}
+        self._crew.run(calls, report=report)
 
     def open(self) -> None:
-        self._get([actor.open.remote() for actor in self._actors])
+        self._crew.run(dict.fromkeys(range(len(self._crew)), (_Shard.open, ())))
 
-    def run(self, task: Callable[[Index], T], *, only: Sequence[int] | None = None) -> list[T]:
-        chosen = self._actors if only is None else [self._actors[i] for i in only]
-        shared = self._ray.put(task)
-        return self._get([actor.apply.remote(shared) for actor in chosen])
-
-    def _get(
-        self, pending: Sequence[Any], report: Callable[[int], object] = lambda done: None
-    ) -> list[Any]:
-        found: list[Any] = []
-        failures: list[BaseException] = []
-        for result in pending:
-            try:
-                found.append(self._ray.get(result))
-                report(len(found))
-            except self._ray.exceptions.RayTaskError as e:
-                failures.append(e.cause)
-            except self._ray.exceptions.RayError as e:
-                lost = str(e).partition("\n")[0]
-                failures.append(UserError(f"a worker of the Ray cluster was lost: {lost}"))
-        if failures:
-            raise failures[0] from None
-        return found
+    def run(
+        self,
+        task: Callable[[Index], T],
+        *,
+        only: Sequence[int] | None = None,
+        changes: bool = False,
+    ) -> list[T]:
+        chosen = range(len(self._crew)) if only is None else only
+        shared = self._crew.put(task)
+        calls = dict.fromkeys(chosen, (_Shard.apply, (shared,)))
+        return self._crew.run(calls, repeat=not changes)
 
 
-def _cluster() -> Any:
-    """Return Ray, connected to an existing cluster or to a new local one."""
-    ray = import_extra("ray", "ray", why="the index sharded with workers: ray")
-    if not ray.is_initialized():
-        ray.init()
-    return ray
+def _build_shard(
+    shard: _Shard, ids: Sequence[str], embed: Embed, start: int, stop: int, dim: int
+) -> None:
+    shard.build(ids, embed, start, stop, dim, wait=True)
