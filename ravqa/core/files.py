@@ -155,9 +155,16 @@ def _claimed(path: Path, *, folder: bool) -> tuple[Path, int]:
             handle = os.open(temporary, os.O_RDONLY)
         else:
             handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        if _marked(handle) is not False:
+        if _marked(handle) is not False and _is_at(temporary, handle):
             return temporary, handle
-        os.close(handle)  # mistaken for a leftover between the two calls
+        os.close(handle)  # mistaken for a leftover between the two calls, and perhaps removed
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Return whether a path still leads to what a descriptor was opened for."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    return False
 
 
 def remove_leftovers(path: Path, *, others: bool = True) -> None:

@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from ravqa.core import files
 from ravqa.core.files import (
     LockedError,
     atomic_write,
@@ -89,6 +90,30 @@ def test_a_killed_writers_leftover_goes_with_the_next_write_and_a_living_ones_st
         living.communicate(b"")
         assert living.returncode == 0
     assert sorted(os.listdir(tmp_path)) == ["other", "target"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_new_file_that_others_removed_before_it_was_marked_is_made_again(
+    tmp_path, monkeypatch, folder
+):
+    """Somebody who writes the same file finds it without its mark, and takes it for a leftover."""
+    path, marked, removed = tmp_path / "out", files._marked, []
+
+    def late(handle):
+        if not removed:
+            [entry] = tmp_path.glob(".out.*.part")
+            removed.append(entry)
+            files.remove_leftovers(path)
+            assert not entry.exists()
+        return marked(handle)
+
+    monkeypatch.setattr(files, "_marked", late)
+    write = folder_written_beside if folder else written_beside
+    with write(path) as temporary:
+        assert temporary not in removed
+        files.remove_leftovers(path)
+        assert temporary.exists()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_in_the_cache_every_leftover_beside_a_file_goes(tmp_path, monkeypatch):
