@@ -88,6 +88,11 @@ class Corpus(Mapping[str, Passage]):
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids in order, by their places; of a corpus on disk, none is kept in memory."""
+        return list(self)
+
     def stream(self) -> Iterator[Passage]:
         """Yield every passage once, in the order that is fastest to read."""
         return iter(self.values())
@@ -328,7 +333,12 @@ class DiskCorpus(Corpus):
         return passage
 
     def __iter__(self) -> Iterator[str]:
-        return self._folder.ids()
+        return iter(self._folder.ids)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids in order, each read from disk when it is asked for."""
+        return self._folder.ids
 
     def __len__(self) -> int:
         return len(self._folder)

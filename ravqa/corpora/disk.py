@@ -129,6 +129,7 @@ def _write(out: IO[bytes], lines: Iterable[bytes]) -> array[int]:
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_decode = json.JSONDecoder().raw_decode
 
 
 def _json(value: Any) -> bytes:
@@ -259,9 +260,10 @@ class PassageFolder:
             place += 1  # another id with the same hash
         return None
 
-    def ids(self) -> Iterator[str]:
-        """Yield the ids in order."""
-        return (json.loads(line)[0] for line in self._lines)
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids in order, each read from its line when it is asked for."""
+        return _Ids(self._lines, self._damage)
 
     def stream(self) -> Iterator[Passage]:
         """Yield the passages in order, reading sequentially."""
@@ -300,6 +302,41 @@ class PassageFolder:
                     "collection"
                 ) from None
         return replace(passage, image=path) if path is not passage.image else passage
+
+
+class _Ids(Sequence[str]):
+    """The ids at the beginning of lines; the rest of a line is not parsed."""
+
+    def __init__(self, lines: _Lines, damage: str):
+        self._lines, self._damage = lines, damage
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._id, self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._id(self._lines[i]) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._id(self._lines[index % len(self)])
+
+    def _id(self, line: bytes) -> str:
+        try:
+            found, _ = _decode(line.decode("ascii"), 1)
+            if line[:1] == b"[" and isinstance(found, str):
+                return found
+        except (ValueError, RecursionError):
+            pass
+        raise DamageError(self._damage)
 
 
 def _hash(passage_id: str) -> int:

@@ -57,6 +57,30 @@ def test_a_corpus_is_a_mapping_with_a_fingerprint_of_its_content(tmp_path, on_di
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
+def test_ids_by_their_places(on_disk):
+    names = ["a", 'b"c', "d\\", "\u00e9\u4e2d", "[1,", ""]
+    corpus = made(*(Passage(name, f"text {name}") for name in names), on_disk=on_disk)
+    ids = corpus.ids
+    assert list(ids) == [ids[i] for i in range(len(ids))] == list(corpus) == names
+    assert (len(ids), ids[-2], ids[1:4], ids[::-2]) == (6, "[1,", names[1:4], names[::-2])
+    assert ids[np.int64(3)] == names[3]
+    for place in (6, -7):
+        with pytest.raises(IndexError):
+            ids[place]
+
+
+@pytest.mark.parametrize("line", [b"", b"[1,2]", b'{"a":1}', b'["a', b'["\xe9"]'])
+def test_ids_in_changed_lines_are_damage(tmp_path, line):
+    PassageFolder.write(tmp_path, [A, B], source="here")
+    size = int(np.load(tmp_path / "offsets.npy")[1])
+    file = tmp_path / "passages.jsonl"
+    file.write_bytes(line.ljust(size - 1) + file.read_bytes()[size - 1 :])
+    ids = PassageFolder(tmp_path).ids
+    assert said(DataError, ids.__getitem__, 0).startswith(f"{file} is damaged: ")
+    assert ids[1] == "b"
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
 def test_ids_that_occur_twice_and_corpora_of_nothing(on_disk, fresh_cache):
     expected = "here: passage id 'a' occurs twice"
     assert said(DataError, made, A, B, Passage("a", "x"), on_disk=on_disk) == expected
@@ -95,7 +119,7 @@ def test_passages_in_a_folder(tmp_path, monkeypatch):
         monkeypatch.setattr(disk, "_MAPPED", mapped)
         folder = PassageFolder(tmp_path)
         assert list(folder.stream()) == passages
-        assert list(folder.ids()) == [f"p{i}" for i in range(5)]
+        assert list(folder.ids) == [f"p{i}" for i in range(5)]
         assert [folder.get(f"p{i}") for i in range(5)] == passages
         assert folder.get("p5") is folder.get(5) is None
         assert (len(folder), folder.broken, folder.repeated) == (5, ["x"], 0)
