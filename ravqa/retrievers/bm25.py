@@ -18,6 +18,7 @@ import itertools
 import json
 import logging
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -115,7 +116,7 @@ class BM25Retriever(Retriever):
         self._corpus = ""
         self._memo = Memo("rankings", back=ranking_of)
         self.stores = self._memo.stores
-        self._ids: list[str] = []
+        self._ids: Sequence[str] = ()
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Open the corpus's index in the cache, or build it.
@@ -142,7 +143,7 @@ class BM25Retriever(Retriever):
                 f"the cached index {path} cannot be used ({e.strerror or e}): set RAVQA_CACHE to "
                 "another folder"
             ) from None
-        self._ids = list(corpus)
+        self._ids = corpus.ids
         self._corpus = corpus.fingerprint
 
     def _loaded(self, path: Path) -> Any:
@@ -166,7 +167,10 @@ class BM25Retriever(Retriever):
     def _build(self, corpus: Corpus, path: Path, progress: Progress | None) -> None:
         """Write the index beside `path` and rename it; if several build it, the first one wins."""
         progress = progress or silent
-        words = self._tokenized(_texts(corpus, progress))
+        words = _Words()
+        texts = _texts(corpus, progress)
+        while batch := list(itertools.islice(texts, _STEP)):
+            words.add(self._tokenized(batch, return_ids=False))
         if not words.vocab:
             raise DataError(f"{corpus.source}: no passage has a word that {_WHY} could find")
         progress("building the index of words", 0, 1)
@@ -243,6 +247,36 @@ class BM25Retriever(Retriever):
             found = found[scores[found] >= least]
         best = found[np.argsort(-scores[found], kind="stable")][:k]
         return [(self._ids[i], float(scores[i])) for i in best]
+
+
+class _Words:
+    """The words of every passage by their numbers, four bytes a word.
+
+    It has what bm25s reads of its own `Tokenized`, which is made of lists: `ids`, an array for each
+    passage, and `vocab`, the number of each word.
+    """
+
+    def __init__(self) -> None:
+        self.vocab: dict[str, int] = {}
+        self._numbers = array("I")
+        self._ends = array("Q", [0])
+
+    def add(self, passages: Iterable[Sequence[str]]) -> None:
+        """Append passages, each as its words."""
+        vocab = self.vocab
+        for words in passages:
+            self._numbers.extend([vocab.setdefault(word, len(vocab)) for word in words])
+            self._ends.append(len(self._numbers))
+
+    @property
+    def ids(self) -> _Words:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[array[int]]:
+        return (self._numbers[start:end] for start, end in itertools.pairwise(self._ends))
 
 
 def _spaced(text: str) -> str:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from ravqa.core.errors import DataError, MissingExtraError, UserError
 from ravqa.core.records import Description, Passage, Question, Tag
 from ravqa.core.settings import validate
-from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.corpus import IN_MEMORY, Corpus
 from ravqa.datasets import okvqa
 from ravqa.datasets.base import DatasetRequest
 from ravqa.metrics.prrecall import pseudo_recall_at_k
+from ravqa.retrievers import bm25
 from ravqa.retrievers.bm25 import BM25Retriever
 
 bm25s = pytest.importorskip("bm25s")
@@ -126,6 +127,22 @@ def test_rankings_equal_the_librarys_own():
             for row, score in zip(documents[0], scores[0], strict=True)
             if score > least * 1.0001
         }
+
+
+@pytest.mark.parametrize("stemming", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_passages_are_indexed_batch_by_batch(monkeypatch, fresh_cache, batch, stemming):
+    monkeypatch.setattr(bm25, "_STEP", batch)
+    texts = ["koala tree", "the", "tree iron tree", "leaf old old koala", "iron"]
+    corpus = Corpus.build(
+        (Passage(f"p{i}", text) for i, text in enumerate(texts)),
+        source="here",
+        size=IN_MEMORY + 1,  # on disk
+        key=lambda: "k",
+    )
+    found = dict(ranking(retriever(corpus, stemming=stemming), ask("old koala tree")))
+    expected = formula([text.replace("the", "") for text in texts], "old koala tree")
+    assert found == pytest.approx({f"p{i}": expected[i] for i in (0, 2, 3)})
 
 
 def test_the_title_counts_and_stop_words_and_case_do_not():
