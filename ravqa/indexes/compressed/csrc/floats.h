@@ -7,7 +7,6 @@
  */
 
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef int32_t NAME(masks) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define FLOATS NAME(floats)
 #define MASKS NAME(masks)
@@ -134,19 +133,32 @@ TARGET static void NAME(quantise)(int64_t first, int64_t last, const struct quan
     }
 }
 
+#if AVX2
+INLINE __m256 NAME(eight)(const int8_t *row)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)row)));
+}
+#endif
+
 TARGET static void NAME(along)(int64_t first, int64_t last, const struct along *s)
 {
+    int64_t dim = s->dim;
     for (int64_t x = first; x < last; x++) {
-        const int8_t *row = s->rows + x * s->dim;
-        FLOATS sums = {0};
+        const int8_t *row = s->rows + x * dim;
         float sum = 0;
         int64_t h = 0;
-        for (; h + LANES <= s->dim; h += LANES)
-            sums += __builtin_convertvector(*(const NAME(bytes) *)(row + h), FLOATS) *
-                    *(const FLOATS *)(s->vector + h);
-        for (int k = 0; k < LANES; k++)
-            sum += sums[k];
-        for (; h < s->dim; h++)
+#if AVX2
+        __m256 a = _mm256_setzero_ps(), b = a;
+        float parts[8];
+        for (; h + 16 <= dim; h += 16) {
+            a = _mm256_fmadd_ps(NAME(eight)(row + h), _mm256_loadu_ps(s->vector + h), a);
+            b = _mm256_fmadd_ps(NAME(eight)(row + h + 8), _mm256_loadu_ps(s->vector + h + 8), b);
+        }
+        _mm256_storeu_ps(parts, _mm256_add_ps(a, b));
+        for (int k = 0; k < 8; k++)
+            sum += parts[k];
+#endif
+        for (; h < dim; h++)
             sum += (float)row[h] * s->vector[h];
         s->out[x] = sum * (float)s->scales[x];
     }
