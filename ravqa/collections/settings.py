@@ -11,7 +11,6 @@ from ravqa.collections.trust import Setting
 from ravqa.core.errors import UserError
 from ravqa.core.factory import part_config
 from ravqa.core.settings import PipelineConfig, apply_override, split_override
-from ravqa.indexes import INDEXES
 from ravqa.pipeline import check_settings
 from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
@@ -58,8 +57,7 @@ def checked(
     """Return the configurations of pipeline and retriever, if they suit a collection.
 
     Raises:
-        UserError: invalid settings, a retriever other than late-interaction, or an index of a kind
-            that a collection cannot have.
+        UserError: invalid settings, or a retriever other than late-interaction.
     """
     config = check_settings(settings, where)
     if config.retriever.name != _RETRIEVER:
@@ -69,10 +67,4 @@ def checked(
     late: LateInteractionRetriever.Config = part_config(
         RETRIEVERS, config.retriever, f"{where}: retriever"
     )
-    index = part_config(INDEXES, late.index, f"{where}: retriever.index")
-    if not INDEXES.get(late.index.name).in_folder(index):
-        raise UserError(
-            f"{where}: key 'retriever.index.name': a collection is one folder, and the index "
-            f"{late.index.name!r} is not kept in one: choose auto, exact or compressed"
-        )
     return config, late

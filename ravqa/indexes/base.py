@@ -39,9 +39,12 @@ class Index(ABC):
     which find the best passages without scoring all of them.
 
     An index that can change after it is built sets `grows` and defines `add`, `update`, `delete`
-    and `compact`. A collection adds passages only to an index that also sets `commits`, defines
-    `change` and `attached`, and accepts `attached` in `build`: a change of vectors and passages
-    then takes effect entirely or not at all.
+    and `compact`. One that also sets `commits` defines `change` and `attached`, and accepts
+    `attached` in `build`: a change of vectors and passages of a collection then takes effect
+    entirely or not at all. In any other index a collection's change takes effect step by step.
+
+    An index whose data is not in its folder says so by `elsewhere`, accepts `replaces` in `build`,
+    and defines `named`, `publish` and `drop`.
 
     An index whose `build` (and `change`, if it defines it) accepts `progress`, to which it reports
     its stages, sets `reports`. For any other, `build_index` counts the passages that `build` reads.
@@ -138,12 +141,14 @@ class Index(ABC):
         return False
 
     @classmethod
-    def in_folder(cls, config: Any) -> bool:
-        """Return whether the folder holds the whole index and several processes can open it.
+    def elsewhere(cls, config: Any) -> bool:
+        """Return whether the index's data is outside its folder, such as on a server."""
+        return False
 
-        Collections accept no other indexes.
-        """
-        return True
+    @classmethod
+    def named(cls, config: Any, name: str) -> Any:
+        """Return the options with a name for data that is elsewhere, unless they have one."""
+        return config
 
     @classmethod
     def generation(cls, path: Path) -> int:
@@ -160,6 +165,16 @@ class Index(ABC):
     def scores_all(self) -> bool:
         """Whether the index defines `scores`, and so scores every passage."""
         return type(self).scores is not Index.scores
+
+    @property
+    def can_change(self) -> bool:
+        """Whether `add`, `update` and `delete` work; as `grows`, unless it depends on options."""
+        return self.grows
+
+    @property
+    def packed(self) -> Sequence[str] | None:
+        """The files in its folder that are the index; None if copies of them are not an index."""
+        return None
 
     @property
     def content(self) -> str:
@@ -254,6 +269,19 @@ class Index(ABC):
 
     def close(self) -> None:
         """Release open resources; does nothing for an index whose files any process can open."""
+        return
+
+    # -- data elsewhere -----------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Take over the name of the index that this one was built to replace, and remove that.
+
+        The owner calls it once it has recorded the new index; repeated calls do nothing.
+        """
+        return
+
+    def drop(self) -> None:
+        """Remove what is outside the index's folder; the index cannot be used afterwards."""
         return
 
     # -- changing -----------------------------------------------------------------------------

@@ -30,19 +30,22 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from ravqa.core.errors import DamagedError, UserError, import_extra
 from ravqa.core.files import atomic_write, lock
+from ravqa.core.locations import real_path
 from ravqa.core.masking import Mask
 from ravqa.core.settings import Address, Strict, Text, validate
 from ravqa.core.stored import as_type, read_json
@@ -177,9 +180,16 @@ class QdrantIndex(StoredIndex):
             return url
 
     @classmethod
-    def in_folder(cls, config: Config) -> bool:
-        """Return False: a server holds the index, or only one process at a time opens it."""
-        return False
+    def elsewhere(cls, config: Config) -> bool:
+        """Return whether a server has the index."""
+        return config.url is not None
+
+    @classmethod
+    def named(cls, config: Config, name: str) -> Config:
+        """Return the options with a name for the server's collection, unless they have one."""
+        if config.url is None or config.collection is not None:
+            return config
+        return config.model_copy(update={"collection": name})
 
     @classmethod
     def fixed(cls, config: Config) -> dict[str, Any]:
@@ -632,27 +642,49 @@ class _Server:
         self._client.close()
 
 
+class _Handle:
+    """An opened folder of the engine, which may be open once; closed with its last user."""
+
+    def __init__(self, shard: Any):
+        self.shard = shard
+
+    def __del__(self) -> None:
+        self.shard.close()
+
+
+_open_here: WeakValueDictionary[Path, _Handle] = WeakValueDictionary()
+_opening = threading.Lock()
+
+
 class _Edge:
     """A collection in a folder, with the engine in this process."""
 
     def __init__(self, folder: Path):
         self._edge = import_extra("qdrant_edge", "qdrant", why=f"{_WHY} without a url")
         self._folder = folder
-        self._opened: Any = None
+        self._opened: _Handle | None = None
         self.where = f"the collection in {folder}"
 
     @property
     def _shard(self) -> Any:
         if self._opened is None:
-            try:
-                self._opened = self._edge.EdgeShard.load(str(self._folder))
-            except Exception as e:  # the package has no exceptions of its own
-                reason = " ".join(str(e).split())
-                raise UserError(
-                    f"{self.where} cannot be opened: another process has it, or it is damaged "
-                    f"({reason})"
-                ) from None
-        return self._opened
+            with _opening:
+                self._opened = _open_here.get(real_path(self._folder))
+                if self._opened is None:
+                    self._opened = self._handle(self._edge.EdgeShard.load, str(self._folder))
+        return self._opened.shard
+
+    def _handle(self, opened: Callable[..., Any], *options: Any) -> _Handle:
+        try:
+            made = _Handle(opened(*options))
+        except Exception as e:  # the package has no exceptions of its own
+            reason = " ".join(str(e).split())
+            raise UserError(
+                f"{self.where} cannot be opened: another process has it, or it is damaged "
+                f"({reason})"
+            ) from None
+        _open_here[real_path(self._folder)] = made
+        return made
 
     def exists(self) -> bool:
         return self._folder.is_dir()
@@ -672,7 +704,8 @@ class _Edge:
         )
         mean = e.EdgeVectorParams(size=dim, distance=e.Distance.Dot)
         config = e.EdgeConfig(vectors={"tokens": tokens, "mean": mean})
-        self._opened = e.EdgeShard.create(str(self._folder), config)
+        with _opening:
+            self._opened = self._handle(e.EdgeShard.create, str(self._folder), config)
 
     def put(self, points: Sequence[Point]) -> None:
         made = [
@@ -726,6 +759,4 @@ class _Edge:
         return []
 
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        self._opened = None

@@ -48,6 +48,7 @@ T = TypeVar("T")
 _FORMAT = 1
 _WHY_RAY = "the index sharded with workers: ray"
 _MANIFEST = "sharded.json"
+_SUMS = ("passages", "deleted", "vectors", "bytes")
 
 Embed = Callable[[int, int], Iterable[Vectors]]
 """Returns one array [vectors, dim] for each passage from the first number to before the second."""
@@ -90,7 +91,12 @@ class ShardedIndex(StoredIndex):
 
         @model_validator(mode="after")
         def _check_shard(self) -> Self:
-            part_config(INDEXES, self.shard, "index.shard")
+            config = part_config(INDEXES, self.shard, "index.shard")
+            if INDEXES.get(self.shard.name).elsewhere(config):
+                raise ValueError(
+                    f"shards are in the index's folder, and {self.shard.name} keeps its data "
+                    f"elsewhere: choose the index {self.shard.name} without shards"
+                )
             return self
 
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
@@ -120,12 +126,6 @@ class ShardedIndex(StoredIndex):
         kind, options = INDEXES.get(config.shard.name), part_config(INDEXES, config.shard, "shard")
         shard = {"name": config.shard.name, **kind.fixed(options)}
         return {"shards": config.shards, "shard": shard}
-
-    @classmethod
-    def in_folder(cls, config: Config) -> bool:
-        """Return whether the shards are in their folders."""
-        shard = part_config(INDEXES, config.shard, "shard")
-        return INDEXES.get(config.shard.name).in_folder(shard)
 
     @classmethod
     def built_together(cls, config: Config) -> bool:
@@ -239,6 +239,21 @@ class ShardedIndex(StoredIndex):
         """The passages' ids, shard by shard."""
         return list(chain.from_iterable(self._workers.run(lambda shard: shard.ids)))
 
+    @property
+    def can_change(self) -> bool:
+        """Whether the shards can change."""
+        return all(self._workers.run(lambda shard: shard.can_change))
+
+    @property
+    def packed(self) -> list[str] | None:
+        """The manifest and the files of all shards."""
+        files = [_MANIFEST]
+        for number, own in enumerate(self._workers.run(lambda shard: shard.packed)):
+            if own is None:
+                return None
+            files += [f"{_name(number)}/{file}" for file in own]
+        return files
+
     def search(
         self,
         queries: Sequence[Vectors],
@@ -276,7 +291,8 @@ class ShardedIndex(StoredIndex):
             "kind": self.kind,
             "dim": self.dim,
             "fingerprint": self.fingerprint,
-            **{key: sum(s.get(key, 0) for s in shards) for key in ("passages", "vectors", "bytes")},
+            **{key: sum(s.get(key, 0) for s in shards) for key in _SUMS},
+            "segments": max(s.get("segments", 1) for s in shards),
             "shards": shards,
         }
 

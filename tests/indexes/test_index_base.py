@@ -89,7 +89,10 @@ def test_what_an_index_has_without_defining_it(tmp_path):
     assert index.attached == {}
     assert (Flat.grows, Flat.commits) == (False, False)
     assert Flat.generation(tmp_path) == 0
-    assert Flat.in_folder(Flat.Config()) is True
+    assert Flat.elsewhere(Flat.Config()) is False
+    assert Flat.named(3, "name") == 3
+    assert (index.can_change, index.packed) == (False, None)
+    assert index.publish() is index.drop() is None
     assert Flat.built_together(Flat.Config()) is False
 
     class Options(Flat):

@@ -52,10 +52,16 @@ def test_options_that_are_fixed_are_those_of_what_is_stored():
 
 
 def test_where_an_index_is_and_who_builds_it():
-    assert ShardedIndex.in_folder(Config(shard=EXACT))
-    assert not ShardedIndex.in_folder(Config(shard=Part(name="qdrant")))
-    assert not QdrantIndex.in_folder(QdrantIndex.Config())
-    assert ExactIndex.in_folder(ExactIndex.Config())
+    server = {"url": "http://localhost:6333"}
+    assert QdrantIndex.elsewhere(QdrantIndex.Config(**server))
+    assert not QdrantIndex.elsewhere(QdrantIndex.Config())
+    assert not ExactIndex.elsewhere(ExactIndex.Config())
+    assert not ShardedIndex.elsewhere(Config(shard=Part(name="qdrant")))
+    with pytest.raises(ValueError, match="qdrant keeps its data elsewhere: choose the index qdran"):
+        Config(shard=Part(name="qdrant", **server))
+    named = QdrantIndex.named(QdrantIndex.Config(**server), "n")
+    assert (named.collection, QdrantIndex.named(named, "other")) == ("n", named)
+    assert QdrantIndex.named(QdrantIndex.Config(), "n") == QdrantIndex.Config()
     assert ShardedIndex.built_together(Config(workers="accelerate"))
     assert not ShardedIndex.built_together(Config())
     assert not ShardedIndex.built_together(Config(workers="ray"))
@@ -91,6 +97,8 @@ def test_the_statistics_are_those_of_the_shards(tmp_path):
         "dim": DIM,
         "fingerprint": "f",
         "passages": 10,
+        "deleted": 0,
+        "segments": 1,
         "vectors": sum(map(len, given.values())),
         "bytes": sum(s["bytes"] for s in shards),
     }

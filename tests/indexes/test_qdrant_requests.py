@@ -168,6 +168,13 @@ def test_a_server_that_does_not_answer_is_one_line_without_the_key(monkeypatch):
     assert str(caught.value) == f"the collection c at {URL} cannot be reached: away from ***"
 
 
+class Called(tuple):
+    """What a name of a package made."""
+
+    def close(self):
+        pass
+
+
 class Recorder:
     """A stand-in for a package: calling a name of it gives the name with its arguments."""
 
@@ -178,7 +185,7 @@ class Recorder:
         return Recorder(f"{self._name}.{name}" if self._name else name)
 
     def __call__(self, *args, **options):
-        return (self._name, args, options)
+        return Called((self._name, args, options))
 
     def __eq__(self, other):
         return isinstance(other, Recorder) and other._name == self._name
@@ -203,19 +210,19 @@ class Shard:
 
 def edge(tmp_path, *answers):
     made = qdrant._Edge(tmp_path / "edge")
-    made._edge, made._opened = Recorder(), Shard(*answers)
+    made._edge, made._opened = Recorder(), qdrant._Handle(Shard(*answers))
     return made
 
 
 def test_a_collection_here_is_made_as_on_a_server(tmp_path):
     engine = edge(tmp_path)
-    before = engine._opened
+    before = engine._opened.shard
     (tmp_path / "edge").mkdir()
     (tmp_path / "edge" / "old").write_text("x")
     engine.create(5, "float16")
     assert before.asked == [("close", ())]
     assert not list((tmp_path / "edge").iterdir())
-    name, (folder, config), _ = engine._opened
+    name, (folder, config), _ = engine._opened.shard
     assert (name, folder) == ("EdgeShard.create", str(tmp_path / "edge"))
     tokens = (
         "EdgeVectorParams",
@@ -244,7 +251,7 @@ def test_a_collection_here_is_made_as_on_a_server(tmp_path):
 def test_points_here_are_put_removed_and_read(tmp_path):
     records = [SimpleNamespace(id=1, payload={"id": "a"})]
     engine = edge(tmp_path, None, None, records, 7, None, None)
-    shard = engine._opened
+    shard = engine._opened.shard
     engine.put([("i", {"tokens": np.array([[0.5]])}, {"n": 1})])
     engine.remove(("p", "q"))
     assert engine.payloads(("p",)) == {"1": {"id": "a"}}
@@ -270,7 +277,7 @@ def test_points_here_are_put_removed_and_read(tmp_path):
 def test_points_here_are_read_page_by_page(tmp_path):
     engine = edge(tmp_path, ([SimpleNamespace(payload=1)], 5), ([SimpleNamespace(payload=2)], None))
     assert list(engine.scroll()) == [1, 2]
-    assert engine._opened.asked == [
+    assert engine._opened.shard.asked == [
         ("scroll", (("ScrollRequest", (), {"offset": at, "limit": 1000, "with_payload": True}),))
         for at in (None, 5)
     ]
@@ -286,7 +293,7 @@ def test_a_search_here_asks_for_maxsim_after_the_means(tmp_path, prefetch, allow
     only = allowed and ("Filter", (), {"must": [condition]})
     nearest = "Query.Nearest"
     options = {"limit": 30, "query": (nearest, ([4, 6], "mean"), {}), "filter": only}
-    assert engine._opened.asked == [
+    assert engine._opened.shard.asked == [
         (
             "query",
             (

@@ -256,6 +256,11 @@ class SegmentedIndex(StoredIndex):
         return list(self._state.manifest.files)
 
     @property
+    def packed(self) -> list[str]:
+        """The manifest and the files that it names."""
+        return [store.MANIFEST, *self.files]
+
+    @property
     def content(self) -> str:
         """A fingerprint of all that a search depends on: vectors, deletions, settings."""
         manifest = self._state.manifest
