@@ -22,25 +22,29 @@ from pathlib import Path
 from typing import IO
 
 from ravqa.collections import sources
-from ravqa.collections.folder import IMAGES, CollectionFolder, State
+from ravqa.collections.folder import IMAGES, CollectionFolder, Manifest, State
 from ravqa.collections.sources import Origins
 from ravqa.core.errors import UserError, first_line
+from ravqa.core.factory import part_config
 from ravqa.core.files import check_file, folder_written_beside, written_beside
 from ravqa.core.locations import file_digest
 from ravqa.core.progress import Progress
+from ravqa.core.settings import Part
 from ravqa.core.stored import as_type, parsed_json
 from ravqa.corpora.disk import PassageFolder
-from ravqa.indexes.auto import AutoIndex
-from ravqa.indexes.segmented.index import SegmentedIndex
+from ravqa.indexes import INDEXES
+from ravqa.retrievers import RETRIEVERS
 
 LIST = "ravqa-collection.json"
 _LISTS = (LIST, "ravqa-index.json")  # its current and its older name
 FORMAT = 1
 _MAX_LIST = 2**28  # bytes of the list: about two million files
 _BLOCK = 2**22
+_UNCHECKED = ".faiss"  # faiss trusts what it reads
 _NAME = re.compile(
     rf"(?:collection|library)\.json|passages-\d{{6}}/[a-z]+\.(?:npy|jsonl?)|{IMAGES}/[0-9a-f]{{2}}/[0-9a-f]{{64}}"
-    r"(?:\.[a-z]{3,4})?|index-\d{6}/(?:[a-z]+-\d{6}/)?[a-z0-9_-]+\.(?:npy|json)"
+    r"(?:\.[a-z]{3,4})?|index-\d{6}/(?:shard-\d{3,}/)?(?:[a-z]+-\d{6}/)?"
+    r"[a-z0-9_-]+\.(?:npy|json|faiss)"
 )
 
 
@@ -53,9 +57,11 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     Raises:
         UserError: the file exists or cannot be written; the collection names a file outside itself.
     """
-    if state.index is not None and not isinstance(state.index, SegmentedIndex):
+    if state.index is not None and state.index.packed is None:
         raise UserError(
-            f"the index of {folder.path} cannot be packed: it is neither exact nor compressed"
+            f"the index of {folder.path} is of kind {state.index.kind!r}, which cannot be packed: "
+            f"ravqa collection rebuild {folder.path} --set retriever.index.name=auto makes one "
+            "that can"
         )
     if target.exists():
         raise UserError(f"{target} already exists: choose another file")
@@ -85,8 +91,13 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     return target.stat().st_size
 
 
-def unpack(source: Path, target: Path, progress: Progress | None) -> None:
+def unpack(
+    source: Path, target: Path, progress: Progress | None, *, trusted: bool = False
+) -> None:
     """Unpack an archive into a new collection, checking every byte against its list.
+
+    Args:
+        trusted: accept an index whose files are used without a check of what they hold.
 
     Raises:
         UserError: the file does not exist, is not a packed collection, is damaged, lacks images, or
@@ -104,7 +115,7 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
                 raise UserError(f"{source}: {needed:,} bytes are needed, {free:,} are free")
             with folder_written_beside(target) as made:
                 _extract(archive, listed, made, source, progress)
-                _check_content(made, source)
+                _check_content(made, source, trusted)
     except FileNotFoundError:
         raise UserError(f"no such file: {source}") from None
     except (tarfile.TarError, EOFError) as e:
@@ -114,10 +125,9 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
 def _files(folder: CollectionFolder, state: State) -> Iterator[str]:
     """Yield the names of the files that belong to a state."""
     yield folder.manifest_file.name
-    if not isinstance(state.index, SegmentedIndex):
+    if state.index is None:
         return
-    yield f"{state.manifest.index}/manifest.json"
-    yield from (f"{state.manifest.index}/{name}" for name in state.index.files)
+    yield from (f"{state.manifest.index}/{name}" for name in state.index.packed or ())
     for entry in state.passages:
         yield from (f"{entry['name']}/{name}" for name in entry["files"])
     images = {p.image for p in state.corpus.stream() if p.image is not None}
@@ -181,7 +191,7 @@ def _extract(
         raise UserError(f"{source} is cut off: {sorted(left)[0]} is missing")
 
 
-def _check_content(folder: Path, source: Path) -> None:
+def _check_content(folder: Path, source: Path, trusted: bool) -> None:
     """Reject what is no collection, and passages that name files outside, to be shown and packed.
 
     Whoever packs an archive can give any bytes their right checksums.
@@ -189,9 +199,10 @@ def _check_content(folder: Path, source: Path) -> None:
     try:
         manifest = CollectionFolder(folder).manifest()
         if manifest.index is not None:
-            encoder = manifest.encoder["fingerprint"]
-            AutoIndex.open(folder / manifest.index, fingerprint=encoder).close()
+            _check_index(folder / manifest.index, manifest, trusted)
         for entry in sorted(folder.glob("passages-*")):
+            if not (entry / "passages.jsonl").exists():  # it only deletes
+                continue
             part = PassageFolder(entry, images=folder, mend="pack the collection again")
             part.check_images()
             if (entry / sources.FILE).exists():
@@ -200,6 +211,27 @@ def _check_content(folder: Path, source: Path) -> None:
         raise UserError(f"{source}: {str(e).replace(f'{folder}/', '')}") from None
     except Exception as e:  # files that are missing or hold something else fail in many ways
         raise UserError(f"{source} is damaged: {first_line(e)}") from None
+
+
+def _check_index(path: Path, manifest: Manifest, trusted: bool) -> None:
+    """Open an index from elsewhere, with no more of the settings than its kind and what it stores.
+
+    Raises:
+        UserError: it cannot be opened, or must not be.
+    """
+    retriever = Part(**manifest.settings["retriever"])
+    part = part_config(RETRIEVERS, retriever, "retriever").index
+    kind = INDEXES.get(part.name)
+    if kind.elsewhere(part_config(INDEXES, part, "retriever.index")):
+        raise UserError("its index is not in it")
+    if not trusted and (files := sorted(path.rglob(f"*{_UNCHECKED}"))):
+        raise UserError(
+            f"{files[0].name} is used without a check of what it holds: if you trust whoever "
+            "packed it, use --trust-settings"
+        )
+    live = manifest.live
+    made_by = manifest.encoder["fingerprint"] if live is None else live.built
+    kind.open(path, fingerprint=made_by).close()
 
 
 def _opened(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
