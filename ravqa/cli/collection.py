@@ -259,6 +259,31 @@ def compact(folder: Folder) -> None:
 
 
 @app.command()
+def rebuild(
+    folder: Folder,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar=_SET.metavar, help=_SET.help)
+    ] = None,
+    trust_settings: Annotated[bool, typer.Option("--trust-settings", help=_TRUST.help)] = False,
+) -> None:
+    """Encode every passage again and build a new index, also of another kind (--set).
+
+    For an index that was lost with its server. If interrupted, repeat the command.
+    """
+    with opened_console() as console:
+        from ravqa.collections import Collection
+
+        collection = Collection.rebuild(
+            folder,
+            *(overrides or ()),
+            trust_settings=trust_settings,
+            progress=console.progress,
+        )
+        console.close()
+        say(f"the index of {number_of(len(collection), 'passage')} was built again")
+
+
+@app.command()
 def pack(
     folder: Folder,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The .tar file to write.")],

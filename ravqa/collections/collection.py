@@ -45,7 +45,7 @@ from ravqa.indexes import INDEXES
 from ravqa.indexes.exact import ExactIndex
 from ravqa.pipeline import Pipeline, Response
 from ravqa.rerankers.build import asks_own_reader
-from ravqa.retrievers.base import Retriever
+from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 _NEAR = 10_000  # most ids that are searched for similar ones
@@ -73,8 +73,9 @@ class Collection:
         where: str,
         session: Session | None = None,
         withheld: Sequence[Setting] = (),
+        state: State | None = None,
     ):
-        """See `create` and `open`."""
+        """See `create`, `open` and `rebuild`."""
         self._folder = folder
         self._settings = dict(settings)
         self._where = where
@@ -87,7 +88,7 @@ class Collection:
         self._mutex = threading.RLock()
         self._session = Session() if session is None else session
         self._pipelines: dict[bool, Pipeline] = {}
-        self._state = folder.read(self._index)
+        self._state = folder.read(self._index) if state is None else state
 
     @classmethod
     def create(
@@ -242,6 +243,50 @@ class Collection:
         collection._state.corpus.check_images()
         if settings["retriever"].get("encoder") != own["retriever"].get("encoder"):
             collection._pipeline()  # which compares the encoders
+        return collection
+
+    @classmethod
+    def rebuild(
+        cls,
+        path: Path | str,
+        *overrides: str,
+        trust_settings: bool = False,
+        progress: Progress | None = None,
+    ) -> Collection:
+        """Encode all passages of a collection again, build its index anew, and open it.
+
+        For an index that was lost with a server or some shards, and for one of another kind. The
+        old index serves searches until the new one takes its place; a killed call leaves it as it
+        was, and resumes the encoding when it is called again.
+
+        Args:
+            overrides: "key.path=value", which the collection keeps; its encoder must be the same.
+            trust_settings: as for `open`.
+
+        Raises:
+            UserError: as `open`, but not if the index is lost of a kind that does not commit
+                changes itself (shards, Qdrant); another process is writing.
+        """
+        folder = CollectionFolder(Path(path))
+        own = folder.manifest().settings
+        folder.check_links()
+        if trust_settings:
+            _trust(own)
+        _, late = checked(own, str(path))
+        settings, withheld = own_settings(own, overrides)
+        collection = cls(
+            folder, settings, str(path), withheld=withheld, state=folder.listed(late.index)
+        )
+        if not withheld:
+            _trust(settings)
+        encoder = _late(collection._pipeline())
+        with folder.writing(late.index, listed=True) as writer:
+            passages = Selection(writer.state.corpus, list(writer.state.corpus))
+            if not passages:
+                raise UserError(f"{path} has no passage: there is nothing to build an index of")
+            with encoder.embedded(passages, progress) as vectors:
+                writer.rebuild(collection._index, settings, list(passages), vectors, progress)
+            collection._state = writer.state
         return collection
 
     # -- reading ------------------------------------------------------------------------------
@@ -613,12 +658,13 @@ class Collection:
 
         Args:
             trust_settings: as for `open`. Without it, `withheld` has the packed settings that name
-                something outside.
+                something outside, and an index whose files are used without a check (faiss) is
+                refused.
 
         Raises:
             UserError: the file is not a packed collection, or damaged; the folder is not empty.
         """
-        archive.unpack(Path(source), Path(path), progress)
+        archive.unpack(Path(source), Path(path), progress, trusted=trust_settings)
         folder = CollectionFolder(Path(path))
         own = folder.manifest().settings
         if trust_settings:
@@ -637,6 +683,7 @@ class Collection:
         with self._folder.writing(self._index) as writer:
             if writer.state.manifest.encoder != self._state.manifest.encoder:
                 raise UserError(f"{self.path} was rebuilt with another encoder: open it again")
+            self._finish(writer)
             try:
                 yield writer
                 if writer.state.pieces > _PIECES:
@@ -644,6 +691,17 @@ class Collection:
             finally:
                 with self._mutex:
                     self._state = writer.state
+
+    def _finish(self, writer: Writer) -> None:
+        """Complete the change of a writer that was killed."""
+        unfinished = writer.unfinished
+        if not unfinished:
+            if unfinished is not None:
+                writer.finish((), ())
+            return
+        missing = Selection(writer.state.corpus, unfinished)
+        with _late(self._pipeline()).embedded(missing) as vectors:
+            writer.finish(unfinished, vectors)
 
     def put(
         self,
@@ -683,7 +741,7 @@ class Collection:
                 runs,
                 replacing=replacing,
                 prune=prune,
-                claims=state.index is None or state.index.commits,
+                claims=state.index is None or state.index.can_change,
                 sees_images=lambda: _late(self._pipeline()).encoder.supports_passage_images,
             )
 
@@ -899,7 +957,15 @@ class _StateRetriever(Retriever):
         if index is None or not len(index):
             return [[] for _ in questions]
         allowed = self._allowed if allowed_ids is None else allowed_ids
-        return self._late.rank(questions, k, index, self._state.content, allowed)
+        found = self._late.rank(questions, k, index, self._state.content, allowed)
+        if index.commits:
+            return found
+        # Another process may be changing it: what it has of another state is not found here.
+        corpus = self._state.corpus
+        return [
+            to_hits([(hit.passage_id, hit.score) for hit in hits if hit.passage_id in corpus])
+            for hits in found
+        ]
 
 
 def _asked(question: Any, image: Any, instruction: str | None) -> Question:

@@ -9,11 +9,20 @@
 
 Folders of older versions have library.json in place of collection.json, and keep it.
 
-The index is authoritative: a passage exists if its id is in the index, and its text is that in the
-newest folder of passages. A change first writes passages and images, then commits the index, whose
-manifest names both vectors and passages: a single rename makes the change, so that vectors and
-texts always match. An index of another kind is built beside the old one, and then collection.json
-is replaced. The next writer removes files that nothing names.
+If the index commits (`Index.commits`), it is authoritative: a passage exists if its id is in the
+index, and its text is that in the newest folder of passages. A change first writes passages and
+images, then commits the index, whose manifest names both vectors and passages: a single rename
+makes the change, so that vectors and texts always match.
+
+With any other index (shards, a Qdrant collection), collection.json names the folders of passages,
+and these are authoritative; each may have a `gone.json` of ids that its change deleted from older
+ones. A change writes its folder, records in collection.json that it has begun, changes the index
+step by step, and records that it has ended. What a killed writer left undone is done again from the
+texts by the next one. So the folder knows what the index should have, wherever that is, and an
+index that was lost is built again from it (`Writer.rebuild`).
+
+An index of another kind is built beside the old one, and then collection.json is replaced. The next
+writer removes files that nothing names.
 """
 
 from __future__ import annotations
@@ -21,8 +30,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -35,7 +46,7 @@ from pydantic import Field
 from ravqa.collections import sources
 from ravqa.collections.filters import Where, matching
 from ravqa.collections.sources import Origins, Recorder
-from ravqa.core.errors import DataError, UserError, first_line
+from ravqa.core.errors import DamagedError, DataError, UserError, first_line
 from ravqa.core.factory import part_config
 from ravqa.core.files import atomic_write
 from ravqa.core.locations import flush_to_disk, real_path, remove
@@ -43,7 +54,7 @@ from ravqa.core.progress import Progress
 from ravqa.core.records import Passage
 from ravqa.core.settings import Part, fingerprint
 from ravqa.core.stored import as_type, read_json
-from ravqa.core.texts import printable
+from ravqa.core.texts import number_of, printable
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.disk import DamageError, Digest, PassageFolder
 from ravqa.corpora.kb import Sections
@@ -57,7 +68,11 @@ from ravqa.indexes.base import Index, build_index, checked_index
 from ravqa.indexes.exact import ExactIndex
 from ravqa.indexes.segmented.store import check_format, file_checksum, sole_writer
 
+_log = logging.getLogger(__name__)
+
 FORMAT = 2
+LIVE_FORMAT = 3
+"""Of collections whose manifest is `live`, which older versions cannot read."""
 FIRST_FORMAT = 1
 """Collections of this format do not know the sources of the passages that they were made with, and
 ids in them never begin with a folder's name; they keep it, so that their ids stay valid."""
@@ -66,6 +81,27 @@ IMAGES = "images"
 _REMEMBERED = 16
 _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
 _OWN_FILE = re.compile(r"\w+\.(npy|jsonl?)")
+_GONE = "gone.json"
+_STEP = 2**25  # components of vectors that an index is given at a time
+_NAMED = 40  # characters of the folder's name in the name of its index
+
+
+@dataclass(frozen=True)
+class Live:
+    """What collection.json says of an index that does not commit changes itself.
+
+    Attributes:
+        name: what its data is called where it is, if that is not in the collection's folder.
+        built: the fingerprint that it was built with.
+        state: another text for every state.
+        begun: None, or the number of passages of the newest folder, from its first, that get
+            vectors in a change that has begun and not ended.
+    """
+
+    name: str
+    built: str
+    state: str
+    begun: Annotated[int, Field(ge=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +114,8 @@ class Manifest:
         index: name of the current folder; None before the first passage.
         words: default length of passages of pages and articles, in words.
         pages, dpi, ocr: how pages of PDF files are read, if it was chosen (`ravqa.corpora.pdf`).
-        passages: the folders of passages, if the index does not commit them with its state.
+        passages: the folders of passages, if the index does not commit them with its state, and
+        live: what else is known of such an index; None if an older version built it.
         left_out: by the sources of each change, what of them cannot be used, and why.
         format: version of the folder's format.
     """
@@ -92,11 +129,27 @@ class Manifest:
     ocr: bool | None = None
     passages: list[dict[str, Any]] | None = None
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    live: Live | None = None
     format: int = FORMAT
+
+    @property
+    def begun(self) -> bool:
+        """Whether a change has begun and not ended."""
+        return self.live is not None and self.live.begun is not None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An opened folder of passages: what a change wrote, and which older passages it deleted."""
+
+    passages: PassageFolder | None
+    origins: Origins
+    gone: frozenset[str] = frozenset()
 
 
 class CollectionCorpus(Corpus):
-    """The passages of one state of a collection, in the index's order."""
+    """The passages of one state of a collection: those in an index that commits, in its order; else
+    those in the folders, in theirs."""
 
     repeated = 0
 
@@ -106,15 +159,26 @@ class CollectionCorpus(Corpus):
         encoder: str,
         index: Index | None,
         kind: str,
-        parts: Iterable[tuple[PassageFolder, Origins]],
+        layers: Iterable[Layer],
         left_out: Sequence[str] = (),
+        *,
+        begun: bool = False,
     ):
+        """Combine index and folders.
+
+        Args:
+            index: None for none, or one that cannot be opened.
+            layers: newest first.
+            begun: whether a change of the index has begun and not ended.
+        """
         self.left_out = left_out
         self.source = str(path)
         self._encoder = encoder
         self._index = index
+        self._ids = index if index is not None and index.commits else None
         self._kind = kind
-        self._parts = tuple(parts)  # newest first
+        self._layers = tuple(layers)
+        self._begun = begun
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -135,34 +199,58 @@ class CollectionCorpus(Corpus):
             KeyError: there is no such passage.
             DamageError: its text is missing or was changed.
         """
-        if passage_id not in self:
+        if self._ids is not None and passage_id not in self._ids:
             raise KeyError(passage_id)
-        for part, origins in self._parts:
-            found = part.find(passage_id)
-            if found is not None:
-                return found[1], origins[found[0]]
+        found = self._newest(passage_id)
+        if found is not None:
+            return found
+        if self._ids is None:
+            raise KeyError(passage_id)
         raise DamageError(
             f"{self.source}: the text of passage {passage_id!r} is missing or was changed: "
             f"ravqa collection verify {self.source} lists what is wrong"
         )
 
+    def _newest(self, passage_id: object) -> tuple[Passage, Origin | None] | None:
+        for layer in self._layers:
+            found = layer.passages.find(passage_id) if layer.passages else None
+            if found is not None:
+                return found[1], layer.origins[found[0]]
+            if passage_id in layer.gone:
+                return None
+        return None
+
     @cached_property
     def known_origins(self) -> Mapping[str, Origin]:
         """The sources that are remembered, by name; perhaps without a passage left."""
-        return {o.source: o for _, origins in reversed(self._parts) for o in origins}
+        return {o.source: o for layer in reversed(self._layers) for o in layer.origins}
 
     def __contains__(self, passage_id: object) -> bool:
-        return self._index is not None and passage_id in self._index
+        if self._ids is not None:
+            return passage_id in self._ids
+        return self._newest(passage_id) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index.ids if self._index is not None else ())
+        return iter(self._ids.ids if self._ids is not None else self._listed)
 
     def __len__(self) -> int:
-        return len(self._index) if self._index is not None else 0
+        return len(self._ids) if self._ids is not None else len(self._listed)
+
+    @cached_property
+    def _listed(self) -> list[str]:
+        """Ids of the passages in the folders, in the order in which these were written."""
+        found: list[list[str]] = []
+        hidden: set[str] = set()
+        for i, layer in enumerate(self._layers, 1):
+            own = [p for p in (layer.passages.ids() if layer.passages else ()) if p not in hidden]
+            found.append(own)
+            if i < len(self._layers):
+                hidden.update(own, layer.gone)
+        return list(itertools.chain.from_iterable(reversed(found)))
 
     def index_for(self, encoder: str, kind: str) -> Index | None:
-        """Return the collection's index, if it is of this encoder and kind."""
-        if self._index is None or encoder != self._encoder:
+        """Return the collection's index, if it is of this encoder and kind, and complete."""
+        if self._index is None or encoder != self._encoder or self._begun:
             return None
         return self._index if kind in ("auto", self._kind, self._index.kind) else None
 
@@ -172,9 +260,10 @@ class CollectionCorpus(Corpus):
         Raises:
             DataError: one is not.
         """
-        for part, _ in self._parts:
+        for layer in self._layers:
             with suppress(DamageError):  # reported when the passage is read, and by `verify`
-                part.check_images()
+                if layer.passages:
+                    layer.passages.check_images()
 
     def stream(self) -> Iterator[Passage]:
         """Yield every passage once, in the order of the files."""
@@ -183,12 +272,14 @@ class CollectionCorpus(Corpus):
     def with_origins(self) -> Iterator[tuple[Passage, Origin | None]]:
         """Yield as `stream`, each with where it came from, if that is known."""
         seen: set[str] = set()
-        for i, (part, origins) in enumerate(self._parts, 1):
-            for place, passage in enumerate(part.stream()):
-                if passage.passage_id in self and passage.passage_id not in seen:
-                    yield passage, origins[place]
-                    if i < len(self._parts):
-                        seen.add(passage.passage_id)
+        for i, layer in enumerate(self._layers, 1):
+            for place, passage in enumerate(layer.passages.stream() if layer.passages else ()):
+                name = passage.passage_id
+                if name not in seen and (self._ids is None or name in self._ids):
+                    yield passage, layer.origins[place]
+                    if i < len(self._layers):
+                        seen.add(name)
+            seen |= layer.gone
 
 
 @dataclass(frozen=True)
@@ -216,7 +307,10 @@ class State:
     @property
     def tidy(self) -> bool:
         """Return whether no file contains a deleted or replaced passage."""
-        return self.index is None or (self.pieces <= 1 and not self.index.stats().get("deleted"))
+        if self.index is None:
+            return True
+        whole = self.pieces <= 1 and not self.manifest.begun
+        return whole and not self.index.stats().get("deleted")
 
     @property
     def pieces(self) -> int:
@@ -228,14 +322,14 @@ class State:
     @property
     def passages(self) -> list[dict[str, Any]]:
         """Return the folders of passages: name and files of each, oldest first."""
-        return [] if self.index is None else _entries(self.manifest, self.index)
+        return _entries(self.manifest, self.index)
 
     @property
     def content(self) -> str:
         """Return a hash of all that a search depends on, except the encoder."""
         if self.index is None:
             return ""
-        return self.index.content or fingerprint(self.passages)
+        return self.index.content or fingerprint(self.passages, self.manifest.live)
 
 
 class CollectionFolder:
@@ -250,6 +344,8 @@ class CollectionFolder:
         self.path = path
         self.mend = mend
         self._sound: set[tuple[str, str]] = set()  # files that were checked, which never change
+        self._opened: tuple[tuple[str, Part], Index] | None = None  # and changes with its data
+        self._noted: Manifest | None = None
 
     @property
     def manifest_file(self) -> Path:
@@ -316,7 +412,7 @@ class CollectionFolder:
         try:
             values = read_json(file)
             version = values["format"]
-            readable = FIRST_FORMAT if version == FIRST_FORMAT else FORMAT
+            readable = version if version in (FIRST_FORMAT, LIVE_FORMAT) else FORMAT
             check_format(version, readable, f"the collection in {self.path}")
             given = {name: values[name] for name in (*_FIELDS, "format")}
             more = {name: values[name] for name in _OPTIONAL if name in values}
@@ -394,30 +490,97 @@ class CollectionFolder:
             return manifest, None
 
     def _read(self, manifest: Manifest, part: Part) -> State:
-        encoder = manifest.encoder["fingerprint"]
         if manifest.index is None:
-            return State(manifest, None, CollectionCorpus(self.path, encoder, None, "", ()))
+            return self._state(manifest, None, part)
+        state = self._state(manifest, self._open(manifest, part), part)
+        if not self._complete(state):
+            found, expected = len(state.index or ()), len(state.corpus)
+            raise UserError(
+                f"the index of {self.path} has {number_of(found, 'passage')} instead of "
+                f"{expected:,}: {self._again}"
+            )
+        if manifest.begun and manifest != self._noted:
+            self._noted = manifest
+            _log.warning("the last change of %s did not end: the next one completes it", self.path)
+        return state
+
+    @property
+    def _again(self) -> str:
+        return f"ravqa collection rebuild {self.path} makes it again"
+
+    @staticmethod
+    def _complete(state: State) -> bool:
+        """Return whether an index that may be elsewhere has as many passages as it should."""
+        index, manifest = state.index, state.manifest
+        if index is None or manifest.live is None or manifest.begun:
+            return True
+        return len(index) == len(state.corpus)
+
+    def _open(self, manifest: Manifest, part: Part) -> Index:
+        """Open the current index; one that is its data's present state is kept open."""
+        assert manifest.index is not None
         kind = INDEXES.get(part.name)
-        index = kind.open(
-            self.path / manifest.index,
-            part_config(INDEXES, part, "retriever.index"),
-            fingerprint=encoder,
-        )
-        entries = _entries(manifest, checked_index(index, kind))
-        parts = [self._part(entry) for entry in reversed(entries)]
+        if kind.commits != (manifest.passages is None):
+            raise UserError(
+                f"the index of {self.path} is of another kind than {part.name!r}: ravqa "
+                f"collection rebuild {self.path} --set retriever.index.name={part.name} replaces it"
+            )
+        mark = manifest.index, part
+        if self._opened is not None and self._opened[0] == mark:
+            index = self._opened[1]
+            index.refresh()
+            return index
+        config = part_config(INDEXES, part, "retriever.index")
+        source = manifest.encoder["fingerprint"]
+        if manifest.live is not None:
+            config, source = kind.named(config, manifest.live.name), manifest.live.built
+        try:
+            index = checked_index(
+                kind.open(self.path / manifest.index, config, fingerprint=source), kind
+            )
+        except DamagedError as e:
+            if manifest.live is None:
+                raise
+            raise UserError(f"{e}; {self._again}") from None
+        self._opened = None if index.commits else (mark, index)
+        return index
+
+    def listed(self, part: Part) -> State:
+        """Return the state without its index, for one that may be lost; as `read` if it commits.
+
+        Raises:
+            UserError: as `read`.
+        """
+        manifest = self.manifest()
+        return self.read(part) if manifest.live is None else self._state(manifest, None, part)
+
+    def _state(self, manifest: Manifest, index: Index | None, part: Part) -> State:
+        layers = [self._layer(entry) for entry in reversed(_entries(manifest, index))]
         left_out = tuple(itertools.chain.from_iterable(manifest.left_out.values()))
-        corpus = CollectionCorpus(self.path, encoder, index, part.name, parts, left_out)
+        corpus = CollectionCorpus(
+            self.path,
+            manifest.encoder["fingerprint"],
+            index,
+            part.name,
+            layers,
+            left_out,
+            begun=manifest.begun,
+        )
         return State(manifest, index, corpus)
 
-    def _part(self, entry: Mapping[str, Any]) -> tuple[PassageFolder, Origins]:
-        """Open a folder of passages, with where they came from; raises as `_passages`."""
-        part = self._passages(entry)
-        if sources.FILE not in entry["files"]:  # none is known, or an older version wrote it
-            return part, Origins()
-        return part, Origins.read(self.path / entry["name"], len(part))
+    def _layer(self, entry: Mapping[str, Any]) -> Layer:
+        """Open what a change wrote; raises as `_passages`."""
+        names = entry["files"]
+        passages = self._passages(entry)
+        folder = self.path / entry["name"]
+        origins = Origins()  # none is known, or an older version wrote it
+        if passages is not None and sources.FILE in names:
+            origins = Origins.read(folder, len(passages))
+        gone = as_type(list[str], read_json(folder / _GONE)) if _GONE in names else ()
+        return Layer(passages, origins, frozenset(gone))
 
-    def _passages(self, entry: Mapping[str, Any]) -> PassageFolder:
-        """Open a folder of passages, whose tables must be as they were written.
+    def _passages(self, entry: Mapping[str, Any]) -> PassageFolder | None:
+        """Open a folder of passages, whose tables must be as they were written; None without any.
 
         Raises:
             ValueError: one is missing or was changed.
@@ -433,6 +596,8 @@ class CollectionFolder:
             if not there or file_checksum(folder / name) != checksum:
                 raise ValueError(f"{entry['name']}/{name} is missing or was changed")
             self._sound.add(mark)
+        if set(entry["files"]) == {_GONE}:
+            return None
         try:
             return PassageFolder(
                 folder,
@@ -445,15 +610,18 @@ class CollectionFolder:
             raise ValueError(f"{entry['name']}: {first_line(e)}") from None
 
     @contextmanager
-    def writing(self, part: Part) -> Iterator[Writer]:
+    def writing(self, part: Part, *, listed: bool = False) -> Iterator[Writer]:
         """Lock the collection for writing.
+
+        Args:
+            listed: whether to begin with `listed`, for `Writer.rebuild`.
 
         Raises:
             UserError: another process (or object) is writing; see `read`.
         """
         self.manifest()  # else a lock would be created in a wrong folder
         with sole_writer(self.path):
-            writer = Writer(self, self.read(part), part)
+            writer = Writer(self, self.listed(part) if listed else self.read(part), part)
             writer.sweep()
             yield writer
 
@@ -463,6 +631,10 @@ class CollectionFolder:
         suffix = source.suffix.lower()
         name = f"{digest}{suffix if suffix in SUFFIXES else ''}"
         return self.path / IMAGES / digest[:2] / name
+
+    def newest(self, state: State) -> Layer:
+        """Return what the last change wrote."""
+        return self._layer(state.passages[-1])
 
     def faults(self, state: State) -> Iterator[str]:
         """Yield a line for each fault, for `verify`."""
@@ -479,10 +651,12 @@ class CollectionFolder:
                     yield f"{entry['name']}/{name} is missing or was changed"
         if not whole:  # their content cannot be relied on
             return
-        missing = set(state.index.ids)
+        ids = set(state.index.ids)
+        missing, lost = set(ids), []
         try:
             for passage in state.corpus.stream():
                 missing.discard(passage.passage_id)
+                lost += [passage.passage_id] if passage.passage_id not in ids else []
                 if passage.image is not None and image_digest(passage.image) != passage.image.stem:
                     name = passage.image.relative_to(self.path)
                     yield f"{name}, image of {passage.passage_id!r}, is missing or was changed"
@@ -490,6 +664,7 @@ class CollectionFolder:
             yield str(e)
             return
         yield from (f"passage {i!r} is in the index but has no text" for i in sorted(missing))
+        yield from (f"passage {i!r} is not in the index: {self._again}" for i in lost)
 
 
 class Writer:
@@ -532,12 +707,15 @@ class Writer:
             progress: called as progress(what, done, total).
         """
         self.check_growth()
-        entries = self.state.passages
+        index, entries = self.state.index, self.state.passages
+        if index is not None and not index.commits:
+            self._begin(len(ids), self._write(put or (), delete))
+            self._complete(index, ids, embeddings, delete, progress)
+            return
         attached = None if put is None else {"passages": [*entries, self._write(put)]}
-        if self.state.index is None:
+        if index is None:
             self._build(ids, embeddings, self._part, attached, progress)
         else:
-            index = self.state.index
             old = [i for i in ids if i in index]
             watched: dict[str, Any] = {"progress": progress} if index.reports else {}
             index.change(ids, embeddings, delete=[*old, *delete], attached=attached, **watched)
@@ -546,25 +724,127 @@ class Writer:
     def check_growth(self) -> None:
         """Raise UserError if there is already an index and it cannot be changed."""
         index = self.state.index
-        if index is not None and not index.commits:
+        if index is not None and not index.can_change:
             raise UserError(
                 f"the collection in {self._path} has an index of kind {self._part.name!r}, which "
-                "cannot change once it is built: build another collection, in a new folder"
+                f"cannot change once it is built: ravqa collection rebuild {self._path} --set "
+                "retriever.index.name=auto makes one that can, or build another collection"
             )
+
+    # -- indexes that do not commit -----------------------------------------------------------
+
+    @property
+    def _live(self) -> Live:
+        """What is known of the index; of one that an older version built, what it goes by."""
+        manifest = self.state.manifest
+        return manifest.live or Live("", manifest.encoder["fingerprint"], "")
+
+    def _begin(self, encoded: int, entry: Mapping[str, Any]) -> None:
+        live = replace(self._live, state=secrets.token_hex(8), begun=encoded)
+        self._record(live, [*self.state.passages, dict(entry)])
+
+    def _record(self, live: Live, passages: list[dict[str, Any]]) -> None:
+        format = _format(self.state.manifest, live)
+        self._folder.put(replace(self.state.manifest, live=live, passages=passages, format=format))
+        self.state = replace(self.state, manifest=self._folder.manifest())
+
+    @property
+    def unfinished(self) -> Sequence[str] | None:
+        """Ids of the passages whose vectors a killed writer may not have written.
+
+        None if the last change ended.
+        """
+        live = self.state.manifest.live
+        if live is None or live.begun is None:
+            return None
+        passages = self._folder.newest(self.state).passages
+        return list(itertools.islice(passages.ids(), live.begun)) if passages else []
+
+    def finish(
+        self, ids: Sequence[str], embeddings: Iterable[Vectors], progress: Progress | None = None
+    ) -> None:
+        """Complete the change of a killed writer.
+
+        Args:
+            ids: those of `unfinished`.
+            embeddings: their vectors.
+        """
+        index = self.state.index
+        assert index is not None
+        gone = [i for i in self._folder.newest(self.state).gone if i in index]
+        self._complete(index, ids, embeddings, gone, progress)
+
+    def _complete(
+        self,
+        index: Index,
+        ids: Sequence[str],
+        embeddings: Iterable[Vectors],
+        gone: Sequence[str],
+        progress: Progress | None,
+    ) -> None:
+        """Change the index step by step, and record that the change has ended."""
+        done = 0
+        for step in _steps(zip(ids, embeddings, strict=True)):
+            index.update([i for i, _ in step], [vectors for _, vectors in step])
+            done += len(step)
+            if progress:
+                progress("changing the index", done, len(ids))
+        if gone:
+            index.delete(gone)
+        live = replace(self._live, state=secrets.token_hex(8), begun=None)
+        self._record(live, self.state.passages)
+        self._settle()
+
+    # -- all of the collection ----------------------------------------------------------------
 
     def compact(self) -> None:
         """Rewrite index and passages without what was deleted or replaced."""
         index, corpus = self.state.index, self.state.corpus
-        if index is None or not index.commits:
+        if index is None or not index.can_change:
             return
-        entries = [self._write(map(corpus.present, index.ids))] if len(index) else []
-        index.change(attached={"passages": entries})
+        entries = [self._write(map(corpus.present, corpus))] if len(corpus) else []
+        if index.commits:
+            index.change(attached={"passages": entries})
+        else:
+            self._record(replace(self._live, state=secrets.token_hex(8)), entries)
         index.compact()
         self._settle()
         used = {p.image for p in self.state.corpus.stream() if p.image is not None}
         for file in (self._path / IMAGES).glob("*/*"):
             if file not in used:
                 file.unlink()
+
+    def rebuild(
+        self,
+        part: Part,
+        settings: Mapping[str, Any],
+        ids: Sequence[str],
+        embeddings: Iterable[Vectors],
+        progress: Progress | None = None,
+    ) -> None:
+        """Replace the index, and what is written of passages, by new ones.
+
+        Args:
+            part: the new index's kind and options, from
+            settings: the settings that the collection has from now on.
+            ids, embeddings: all passages.
+        """
+        old = self._opened_elsewhere()
+        corpus = self.state.corpus
+        attached = {"passages": [self._write(map(corpus.present, ids))] if ids else []}
+        self._build(ids, embeddings, part, attached, progress, settings)
+        self._part = part
+        self._settle()
+        if old is not None:
+            old.drop()
+
+    def _opened_elsewhere(self) -> Index | None:
+        """Return the present index, if its data is elsewhere and there."""
+        config = part_config(INDEXES, self._part, "retriever.index")
+        if INDEXES.get(self._part.name).elsewhere(config):
+            with suppress(UserError):
+                return self._folder.read(self._part).index
+        return None
 
     def convert(self, part: Part, progress: Progress | None = None) -> None:
         """Replace an exact index by one of another kind, from its vectors."""
@@ -599,6 +879,8 @@ class Writer:
 
     def _settle(self) -> None:
         self.state = self._folder.read(self._part)
+        if self.state.index is not None:
+            self.state.index.publish()
         self.sweep()
 
     def _build(
@@ -608,35 +890,72 @@ class Writer:
         part: Part,
         attached: Mapping[str, Any] | None,
         progress: Progress | None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Build a new index beside the current one, then replace that."""
         manifest = self.state.manifest
         name = self._new_name("index")
         kind = INDEXES.get(part.name)
+        config = part_config(INDEXES, part, "retriever.index")
         attached = attached or {"passages": []}
-        committed: dict[str, Any] = {"attached": attached} if kind.commits else {}
+        live, source = None, manifest.encoder["fingerprint"]
+        options: dict[str, Any] = {"attached": attached}
+        if not kind.commits:
+            called = manifest.live.name if manifest.live else ""
+            live = Live(
+                called or self._own_name(),
+                fingerprint(source, attached["passages"], secrets.token_hex(8)),
+                secrets.token_hex(8),
+            )
+            config, source = kind.named(config, live.name), live.built
+            options = {}
+            if kind.elsewhere(config):
+                options["replaces"] = manifest.live.built if manifest.live else None
         build_index(
             kind,
             ids,
             embeddings,
             self._path / name,
             dim=manifest.encoder["dim"],
-            config=part_config(INDEXES, part, "retriever.index"),
-            fingerprint=manifest.encoder["fingerprint"],
+            config=config,
+            fingerprint=source,
             progress=progress,
-            **committed,
+            **options,
         )
-        passages = None if kind.commits else attached["passages"]
-        self._folder.put(replace(manifest, index=name, passages=passages))
+        made = replace(
+            manifest,
+            settings=dict(manifest.settings if settings is None else settings),
+            index=name,
+            passages=None if kind.commits else attached["passages"],
+            live=live,
+            format=_format(manifest, live),
+        )
+        self._folder.put(made)
 
-    def _write(self, passages: Iterable[tuple[Passage, Origin | None]]) -> dict[str, Any]:
-        """Write a new folder of passages to disk; return its entry for the index's manifest."""
+    def _own_name(self) -> str:
+        """Return a name that no other collection has."""
+        folder = re.sub(r"[^A-Za-z0-9]+", "-", real_path(self._path).name)[:_NAMED].strip("-")
+        return f"ravqa-{folder}-{secrets.token_hex(4)}"
+
+    def _write(
+        self, passages: Iterable[tuple[Passage, Origin | None]], gone: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Write a new folder of passages to disk; return its entry for the manifest.
+
+        Args:
+            passages: may be none if `gone`, ids that are deleted from older folders, is not empty.
+        """
         name = self._new_name("passages")
         folder = self._path / name
         folder.mkdir()
-        recorder = Recorder(passages)
-        PassageFolder.write(folder, map(self._stored, recorder), source="collection")
-        recorder.write(folder)
+        ahead = iter(passages)
+        first = next(ahead, None)
+        if first is not None:
+            recorder = Recorder(itertools.chain((first,), ahead))
+            PassageFolder.write(folder, map(self._stored, recorder), source="collection")
+            recorder.write(folder)
+        if gone:
+            (folder / _GONE).write_text(json.dumps(list(gone)), encoding="utf-8")
         files = {}
         for file in sorted(folder.iterdir()):
             flush_to_disk(file)
@@ -671,7 +990,7 @@ def _check_own(name: str) -> str:
     return name
 
 
-_OPTIONAL = ("pages", "dpi", "ocr", "passages", "left_out")
+_OPTIONAL = ("pages", "dpi", "ocr", "passages", "left_out", "live")
 _FIELDS = [e.name for e in fields(Manifest) if e.name not in {*_OPTIONAL, "format"}]
 
 
@@ -692,15 +1011,40 @@ class _Entry:
     files: dict[str, tuple[int, str]]
 
 
-def _entries(manifest: Manifest, index: Index) -> list[dict[str, Any]]:
+def _entries(manifest: Manifest, index: Index | None) -> list[dict[str, Any]]:
     """Return name and files of each folder of passages, oldest first.
 
     Raises:
         KeyError, ValueError: they are something else.
     """
-    found = index.attached["passages"] if manifest.passages is None else manifest.passages
+    found = manifest.passages
+    if found is None:
+        found = [] if index is None else index.attached["passages"]
     as_type(list[_Entry], found)
     return list(found)
+
+
+def _format(manifest: Manifest, live: Live | None) -> int:
+    """Return the format of a collection with such an index."""
+    if manifest.format == FIRST_FORMAT:  # how its ids are made
+        return FIRST_FORMAT
+    return FORMAT if live is None else LIVE_FORMAT
+
+
+def _steps(
+    passages: Iterable[tuple[str, Vectors]],
+) -> Iterator[list[tuple[str, Vectors]]]:
+    """Yield passages in lists of a bounded size."""
+    found: list[tuple[str, Vectors]] = []
+    size = 0
+    for passage_id, vectors in passages:
+        found.append((passage_id, vectors))
+        size += vectors.size
+        if size > _STEP:
+            yield found
+            found, size = [], 0
+    if found:
+        yield found
 
 
 def _links(folder: Path) -> Iterator[Path]:

@@ -188,7 +188,8 @@ class LateInteractionRetriever(Retriever):
             )
         ready = self._ready(corpus)
         if ready is not None:
-            self._index, self._corpus, self._passages = ready, ready.content, corpus
+            content = ready.content or corpus.fingerprint
+            self._index, self._corpus, self._passages = ready, content, corpus
             return
         key, path = self._place(corpus)
         vectors = self._vectors_of(corpus)

@@ -218,7 +218,7 @@ def test_a_collection_that_cannot_grow_says_so(flat, tmp_path, capsys):
         assert err.splitlines()[-1].startswith(expected)
     code, _, err = call(capsys, "collection", "pack", flat, tmp_path / "flat.ravqa")
     assert code == 2
-    assert "neither exact nor compressed" in err
+    assert "is of kind 'flat', which cannot be packed: ravqa collection rebuild" in err
     assert len(Collection.open(flat)) == 40
     assert Collection.open(flat).verify() == []
 
@@ -237,13 +237,3 @@ def test_a_build_that_fails_leaves_no_passages(tmp_path, monkeypatch):
     assert made.add_files(passages).added == 40
     assert Collection.open(path).verify() == []
     assert sorted(p.name for p in path.glob("index-*")) == ["index-000001"]
-
-
-def test_an_index_that_is_not_in_its_folder_is_refused(tmp_path, capsys):
-    settings = collection_files.pipeline(tmp_path)
-    passages = write_data(tmp_path) / "passages.jsonl"
-    for index in ("{name: qdrant}", "{name: sharded, shard: {name: qdrant}}"):
-        arguments = ("--pipeline", settings, "--set", f"retriever.index={index}")
-        code, _, err = call(capsys, "collection", "build", tmp_path / "new", passages, *arguments)
-        assert code == 2
-        assert "a collection is one folder, and the index" in err

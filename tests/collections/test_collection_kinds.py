@@ -1,0 +1,229 @@
+"""Collections on every kind of index: searches, changes, killed writers, and lost indexes."""
+
+import json
+import shutil
+
+import collection_files
+import pytest
+from study_files import call
+
+from ravqa.collections import Collection
+from ravqa.collections.folder import CollectionFolder, Writer
+from ravqa.core.errors import UserError
+from ravqa.core.records import Passage
+from ravqa.indexes import INDEXES
+from ravqa.indexes.sharded import ShardedIndex
+
+KINDS = {
+    "sharded": "{name: sharded, shards: 3, shard: {name: exact, storage: float32}}",
+    "faiss": "{name: faiss, factory: Flat}",
+    "qdrant": "{name: qdrant, storage: float32, prefetch: null}",
+    "sharded-qdrant": "{name: sharded, shards: 2, shard: {name: qdrant, storage: float32}}",
+}
+NEEDS = {"faiss": "faiss", "qdrant": "qdrant_edge", "sharded-qdrant": "qdrant_edge"}
+ANIMALS = ("koala", "lion", "bear", "heron", "otter", "mole", "crane")
+PLACES = ("tree", "river", "burrow", "savanna", "rock")
+QUESTIONS = ("where does the koala sleep", "which bear is near the river", "a mole in a tree")
+
+pytestmark = pytest.mark.usefixtures("fresh_cache")
+
+
+def passages(first=0, last=35, words="sleeps near the"):
+    return [
+        Passage(
+            f"p{i}", f"the {ANIMALS[i % 7]} {words} {PLACES[i // 7 % 5]} {i}", extra={"n": i % 2}
+        )
+        for i in range(first, last)
+    ]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    if request.param in NEEDS:
+        pytest.importorskip(NEEDS[request.param])
+    return f"retriever.index={KINDS[request.param]}"
+
+
+def exact(tmp_path, given):
+    """A collection of these passages on the exact index."""
+    path = tmp_path / f"exact-{len(list(tmp_path.iterdir()))}"
+    made = Collection.create(
+        path, collection_files.pipeline(tmp_path), "retriever.index={name: exact, storage: float32}"
+    )
+    made.add(given)
+    return made
+
+
+def same(collection, other):
+    """Assert that two collections find the same passages with the same scores."""
+    for question in QUESTIONS:
+        found, wanted = (c.search(question, k=8) for c in (collection, other))
+        for (hit, passage), (expected, _) in zip(found, wanted, strict=True):
+            assert hit.score == pytest.approx(expected.score, abs=1e-5)
+            assert passage.text == collection[hit.passage_id].text
+        best = wanted[-1][0].score + 1e-5  # those that tie with the last may be others
+        assert {h.passage_id for h, _ in found if h.score > best} == {
+            h.passage_id for h, _ in wanted if h.score > best
+        }
+    assert len(collection) == len(other)
+    assert set(collection) == set(other)
+
+
+def create(tmp_path, kind, given=None):
+    made = Collection.create(tmp_path / "c", collection_files.pipeline(tmp_path), kind)
+    if given:
+        made.add(given)
+    return made
+
+
+def test_every_kind_is_searched_and_changed_as_the_exact_index(tmp_path, kind):
+    collection = create(tmp_path, kind, passages())
+    now = {p.passage_id: p for p in passages()}
+    same(collection, exact(tmp_path, now.values()))
+
+    changed = passages(3, 9, "eats at the") + passages(40, 45)
+    changes = collection.update(changed)
+    now |= {p.passage_id: p for p in changed}
+    assert (changes.added, changes.changed) == (5, 6)
+    relabelled = Passage("p1", now["p1"].text, extra={"n": 7})
+    assert collection.update([relabelled]).relabelled == 1
+    now["p1"] = relabelled
+    collection.delete(["p4", "p20", "p41"])
+    for gone in ("p4", "p20", "p41"):
+        del now[gone]
+    other = exact(tmp_path, now.values())
+    same(collection, other)
+    assert collection.verify() == []
+    assert "p4" not in collection
+    with pytest.raises(UserError, match="no passage 'p4'"):
+        collection.delete(["p4"])
+    question = QUESTIONS[0]
+    assert [h.passage_id for h, _ in collection.search(question, where={"n": 7})] == ["p1"]
+    assert [h.passage_id for h, _ in collection.search(question, allowed_ids=["p4", "p5"])] == [
+        "p5"
+    ]
+
+    again = Collection.open(collection.path)
+    same(again, other)
+    assert again.add([now["p5"]]).unchanged == 1
+    again.compact()
+    collection.refresh()
+    assert len(list(collection.path.glob("passages-*"))) == 1
+    same(collection, other)
+    collection.add([Passage("p4", "the koala is back")])
+    assert collection["p4"].text == "the koala is back"
+    assert collection.ask("the koala is back").hits[0].passage_id == "p4"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("point", ["update", "delete", "end"])
+@pytest.mark.parametrize("name", ["sharded", "qdrant"])
+def test_a_change_that_was_killed_is_completed_by_the_next(tmp_path, name, point, monkeypatch):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    collection = create(tmp_path, f"retriever.index={KINDS[name]}", passages())
+    monkeypatch.setattr("ravqa.collections.folder._STEP", 40)
+    index = INDEXES.get(name)
+    calls = []
+
+    def killed(*_, **__):
+        calls.append(1)
+        if len(calls) == (2 if point == "update" else 1):
+            raise Killed
+        return own(*_, **__)
+
+    target, what = (Writer, "_settle") if point == "end" else (index, point)
+    own = getattr(target, what)
+    new = passages(2, 6, "eats at the") + passages(50, 53)
+    with monkeypatch.context() as patch:
+        patch.setattr(target, what, killed)
+        with pytest.raises(Killed):  # noqa: PT012 (one of the two is killed)
+            collection.update(new, source="s")
+            collection.delete(["p30"])
+    expected = {p.passage_id: p for p in passages() + new}
+    begun = json.loads((collection.path / "collection.json").read_text())["live"]["begun"]
+    assert begun == {"update": 7, "delete": 0, "end": None}[point]
+    if point == "delete":
+        del expected["p30"]
+    del collection
+    opened = Collection.open(tmp_path / "c")
+    for question in QUESTIONS:  # what is found has a text
+        assert all(p.passage_id in expected for _, p in opened.search(question, k=9))
+    opened.add([Passage("last", "the last one is near")])
+    expected["last"] = opened["last"]
+    assert opened.verify() == []
+    same(opened, exact(tmp_path, expected.values()))
+
+
+@pytest.mark.parametrize("name", ["sharded", "qdrant"])
+def test_a_lost_index_is_noticed_and_built_again(tmp_path, name, capsys):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    create(tmp_path, f"retriever.index={KINDS[name]}", passages())
+    path = tmp_path / "c"
+    opened = Collection.open(path)
+    opened.update(passages(3, 9, "eats at the"))
+    opened.delete(["p11"])
+    expected = {i: opened[i] for i in opened}
+    del opened
+    lost = {"sharded": "shard-001", "qdrant": "edge"}[name]
+    shutil.rmtree(path / "index-000001" / lost)
+    code, _, err = call(capsys, "search", path, QUESTIONS[0])
+    assert code == 2
+    assert err.strip().endswith(f"ravqa collection rebuild {path} makes it again")
+    assert len(err.strip().splitlines()) == 1
+    code, out, err = call(capsys, "collection", "rebuild", path)
+    assert (code, out) == (0, "the index of 34 passages was built again\n"), err
+    opened = Collection.open(path)
+    assert opened.verify() == []
+    same(opened, exact(tmp_path, expected.values()))
+    assert sorted(p.name for p in path.glob("index-*")) == ["index-000002"]
+
+
+def test_an_index_that_was_emptied_is_noticed(tmp_path):
+    create(tmp_path, f"retriever.index={KINDS['sharded']}", passages())
+    path = tmp_path / "c"
+    index = ShardedIndex.open(path / "index-000001")
+    index.delete(["p1", "p2"])
+    with pytest.raises(UserError, match=r"has 33 passages instead of 35: ravqa collection rebuild"):
+        Collection.open(path)
+    assert len(Collection.rebuild(path)) == 35
+
+
+def test_a_collection_moves_from_kind_to_kind(tmp_path, capsys):
+    create(tmp_path, "retriever.index={name: exact}", passages())
+    path = tmp_path / "c"
+    collection = Collection.open(path)
+    collection.delete(["p0", "p1"])
+    expected = exact(tmp_path, [collection[i] for i in collection])
+    for name in ("sharded", "exact", "sharded", "exact"):
+        option = KINDS.get(name, "{name: exact, storage: float32}")
+        code, out, err = call(
+            capsys, "collection", "rebuild", path, "--set", f"retriever.index={option}"
+        )
+        assert (code, out) == (0, "the index of 33 passages was built again\n"), err
+        opened = Collection.open(path)
+        assert opened.stats()["kind"] == name
+        assert "p0" not in opened
+        assert len(opened) == 33
+        assert opened.verify() == []
+        same(opened, expected)
+        assert CollectionFolder(path).manifest().format == (3 if name == "sharded" else 2)
+    code, _, err = call(
+        capsys, "search", path, "koala", "--set", "retriever.index={name: sharded, shards: 2}"
+    )
+    assert code == 2
+    assert "is of another kind than 'sharded': ravqa collection rebuild" in err
+
+
+def test_a_collection_of_a_later_version_is_refused_in_one_line(tmp_path, capsys):
+    collection = create(tmp_path, f"retriever.index={KINDS['sharded']}", passages(0, 5))
+    file = collection.path / "collection.json"
+    file.write_text(file.read_text().replace('"format": 3', '"format": 4'))
+    code, _, err = call(capsys, "search", collection.path, "koala")
+    assert code == 2
+    assert "has format 4, but this version reads" in err
+    assert len(err.strip().splitlines()) == 1
