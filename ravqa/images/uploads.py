@@ -20,12 +20,13 @@ class Limits:
 
     Attributes:
         file: most bytes of the file.
-        pixels: most pixels, width times height, as the file's header says.
+        pixels: most pixels, width times height, as the file's header says. Decoding a WebP takes
+            up to 20 bytes for each: with the default, no photo takes more than 500 MB.
         side: longer side in pixels of what is kept; larger images are scaled down.
     """
 
     file: int = 20_000_000
-    pixels: int = 50_000_000
+    pixels: int = 25_000_000
     side: int = 2048
 
 

@@ -71,7 +71,7 @@ def test_large_images_are_scaled_down():
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
         (encoded(split_image(), "PNG")[:60], "broken image"),
         (png_header(60_000, 60_000), "more than the limit of"),
-        (png_header(9_000, 9_000), "9000x9000 pixels, more than the limit of 50,000,000"),
+        (png_header(9_000, 9_000), "9000x9000 pixels, more than the limit of 25,000,000"),
         (bytes(20_000_001), "more than the limit of 20.0 MB"),
     ],
 )

@@ -20,8 +20,8 @@ QUESTION = 4000
 """Most letters of a question, or of the choices together."""
 MOST_K = 100
 """Most passages that a request can ask for."""
-IMAGES = Limits(pixels=25_000_000)
-"""Of a photo; decoding a WebP takes up to 20 bytes a pixel, so that none takes more than 500 MB."""
+IMAGES = Limits()
+"""Of a photo."""
 BODY = 4 * IMAGES.file // 3 + 1_000_000
 """Most bytes of a request: an image in base64, and texts."""
 MOST_PASSAGES = 1000
