@@ -237,7 +237,9 @@ def alone(workers):
         client = Client(ServerConfig(url=f"{url}/v1", model="m", workers=workers), why="this")
 
         def ask(number, stop):
-            return client.chat(body, lambda reply: reply["choices"][0]["message"]["content"], stop)
+            return client.ask(
+                "chat", body, lambda reply: reply["choices"][0]["message"]["content"], stop
+            )
 
         def spent():
             used = resource.getrusage(resource.RUSAGE_SELF)

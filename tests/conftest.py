@@ -132,7 +132,11 @@ def waits(monkeypatch):
     from ravqa.clients.openai import Client
 
     waited = []
-    monkeypatch.setattr(Client, "pause", lambda _, seconds, stop: waited.append(seconds))
+
+    async def pause(_, seconds, stop):
+        waited.append(seconds)
+
+    monkeypatch.setattr(Client, "pause", pause)
     return waited
 
 

@@ -11,28 +11,38 @@ the first leaves idle (`ravqa.core.ahead.behind`).
 
 A request that failed waits before it is repeated, and others are sent meanwhile. If there are none
 left, and the server answers, the wait is cut short: it would only make the end of a run later.
+
+Requests wait and are sent on the event loop of `clients.transport`. What is not said to be for all
+threads belongs to the loop's own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import queue
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from ravqa.clients.transport import event_loop
 from ravqa.core.ahead import AbandonedError, abandoning, place
 from ravqa.core.errors import PromptError, ServerError
 from ravqa.core.outcomes import Failure
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Ask = Callable[[T, asyncio.Event], Coroutine[Any, Any, R]]
+"""Asks for an item on the event loop; the event is set once nobody waits for the result."""
+
+_Result = tuple[int, Any, BaseException | None]
 
 
 class _Batch(Generic[T, R]):
@@ -41,29 +51,19 @@ class _Batch(Generic[T, R]):
     Attributes:
         place: how many runs go first.
         todo: items not begun, with their positions.
+        under_way: how many are begun and have no result.
         stop: set if no further item shall begin.
-        results: position, result and error of each item that was begun; None when abandoned.
+        results: position, result and error of each item that was begun; None after the last.
     """
 
-    def __init__(self, ask: Callable[[T, threading.Event], R], items: Sequence[T]):
+    def __init__(self, ask: Ask[T, R], items: Sequence[T]):
         self.ask = ask
         self.place = place()
         self.todo = deque(enumerate(items))
-        self.stop = threading.Event()
-        self.results: queue.SimpleQueue[tuple[int, Any, BaseException | None] | None]
-        self.results = queue.SimpleQueue()
-        self._context = copy_context()
-
-    def work(self, position: int, item: T) -> None:
-        """Ask for one item, in the context of the call."""
-        try:
-            value = self._context.copy().run(self.ask, item, self.stop)
-        except BaseException as e:
-            if not isinstance(e, PromptError):
-                self.stop.set()
-            self.results.put((position, None, e))
-        else:
-            self.results.put((position, value, None))
+        self.under_way = 0
+        self.stop = asyncio.Event()
+        self.results: queue.SimpleQueue[_Result | None] = queue.SimpleQueue()
+        self.context = copy_context()
 
 
 @dataclass(eq=False, slots=True)
@@ -76,8 +76,8 @@ class _Rest:
     """
 
     sent: float
-    stop: threading.Event
-    over: threading.Event = field(default_factory=threading.Event)
+    stop: asyncio.Event
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Flow:
@@ -93,175 +93,182 @@ class Flow:
     def __init__(self) -> None:
         self.workers = 1
         self.limit = 1.0
+        self._limiting = threading.Lock()
         self._batches: deque[_Batch[Any, Any]] = deque()
-        self._threads = 0  # those at work; others rest
-        self._resting = 0
-        self._own = threading.local()  # `works` in the flow's own threads
+        self._tasks: set[asyncio.Task[None]] = set()  # also of those that rest
+        self._asking = 0  # items that have a worker
+        self._resting = 0  # items that gave theirs to another one while they wait
         self._sending = 0
+        self._turns: deque[asyncio.Future[None]] = deque()  # of those that wait to be sent
         self._lowered = 0.0  # when the limit was last lowered
         self._not_before = 0.0  # the earliest time at which the server accepts a request again
         self._last_answer = -math.inf
         self._rests: set[_Rest] = set()
-        self._changed = threading.Condition()
 
     def widen(self, workers: int) -> None:
-        """Allow at least so many requests at a time."""
-        with self._changed:
+        """Allow at least so many requests at a time; any thread may do so."""
+        with self._limiting:
             if workers > self.workers:
                 self.workers, self.limit = workers, float(workers)
 
-    def each(
-        self, ask: Callable[[T, threading.Event], R], items: Sequence[T]
-    ) -> Iterator[tuple[int, R | Failure]]:
-        """Yield positions and results of `ask(item, stop)` as they come; see `Client.each`."""
+    def each(self, ask: Ask[T, R], items: Sequence[T]) -> Iterator[tuple[int, R | Failure]]:
+        """Yield positions and results of `ask(item, stop)` as they come; see `Client.each`.
+
+        Any thread may do so, except the loop's.
+        """
+        if not items:
+            return
         batch = _Batch(ask, items)
         waiting = set(range(len(items)))
-        left = len(items)  # that were begun, or will be
         fatal: BaseException | None = None
+        tell = event_loop().call_soon_threadsafe
+        gone = AbandonedError("nobody waits for the answers any more")
 
         def abandon() -> None:
-            self._drop(batch)
-            batch.results.put(None)
+            tell(self._drop, batch)
+            batch.results.put((-1, None, gone))
 
         with abandoning(abandon):
-            self._submit(batch, len(items))
+            tell(self._submit, batch)
             try:
-                while left:
-                    result = batch.results.get()
-                    if result is None:
-                        raise AbandonedError("nobody waits for the answers any more")
-                    left -= 1
+                while (result := batch.results.get()) is not None:
                     position, value, error = result
+                    if error is gone:
+                        raise gone
                     if error is None:
                         waiting.remove(position)
                         yield position, value
                     elif not isinstance(error, PromptError):
                         if fatal is None or isinstance(fatal, AbandonedError):
                             fatal = error  # whose requests were abandoned because of it
-                        left -= self._drop(batch)
                     elif not batch.stop.is_set():  # else abandoned because of the fatal error
                         waiting.remove(position)
                         yield position, Failure.of(error)
             finally:
-                self._drop(batch)
+                tell(self._drop, batch)
         if isinstance(fatal, ServerError):
             yield from ((position, Failure.of(fatal)) for position in sorted(waiting))
         elif fatal is not None:
             raise fatal
 
-    def _submit(self, batch: _Batch[Any, Any], items: int) -> None:
-        with self._changed:
-            after = sum(other.place <= batch.place for other in self._batches)
-            self._batches.insert(after, batch)
-            new = max(0, min(self.workers - self._threads, items))
-            self._threads += new
-        self._start(new)
+    def _submit(self, batch: _Batch[Any, Any]) -> None:
+        after = sum(other.place <= batch.place for other in self._batches)
+        self._batches.insert(after, batch)
+        self._begin()
 
-    def _start(self, threads: int) -> None:
-        # Daemons: an interrupted run does not wait for results that it will not read.
-        for _ in range(threads):
-            threading.Thread(target=self._work, daemon=True).start()
+    def _begin(self) -> None:
+        """Begin items for as many workers as are free."""
+        while self._asking < self.workers and (found := self._next()) is not None:
+            batch, position, item = found
+            self._asking += 1
+            batch.under_way += 1
+            task = asyncio.get_running_loop().create_task(
+                self._ask(batch, position, item), context=batch.context.copy()
+            )
+            self._tasks.add(task)  # the loop alone does not keep it
 
-    def _work(self) -> None:
-        """Work off items until there are none."""
-        self._own.works = True
-        while True:
-            with self._changed:
-                found = self._next() if self._threads <= self.workers else None
-                if found is None:
-                    self._threads -= 1
-                    self._hurry()
-                    return
-            batch, (position, item) = found
-            batch.work(position, item)
-            del found, batch, item
-
-    def _next(self) -> tuple[_Batch[Any, Any], tuple[int, Any]] | None:
+    def _next(self) -> tuple[_Batch[Any, Any], int, Any] | None:
         while self._batches:
             batch = self._batches[0]
-            if batch.todo and not batch.stop.is_set():
-                return batch, batch.todo.popleft()
+            if batch.todo:
+                return batch, *batch.todo.popleft()
             self._batches.popleft()
         return None
 
-    def _drop(self, batch: _Batch[Any, Any]) -> int:
-        """Begin no further item of a batch; return how many were left."""
-        with self._changed:
-            batch.stop.set()
-            for rest in self._rests:
-                if rest.stop is batch.stop:
-                    rest.over.set()
-            self._changed.notify_all()
-            left = len(batch.todo)
-            batch.todo.clear()
-            return left
+    async def _ask(self, batch: _Batch[T, Any], position: int, item: T) -> None:
+        """Ask for one item, and begin the next one."""
+        value = error = None
+        try:
+            value = await batch.ask(item, batch.stop)
+        except BaseException as e:
+            error = e
+            if not isinstance(e, PromptError):
+                self._drop(batch)
+        self._tasks.discard(asyncio.current_task())
+        self._asking -= 1
+        batch.under_way -= 1
+        batch.results.put((position, value, error))
+        self._end(batch)
+        self._begin()
+        self._hurry()
+
+    def _end(self, batch: _Batch[Any, Any]) -> None:
+        if not batch.todo and not batch.under_way:
+            batch.results.put(None)
+
+    def _drop(self, batch: _Batch[Any, Any]) -> None:
+        """Begin no further item of a batch, and have none wait."""
+        batch.stop.set()
+        batch.todo.clear()
+        for rest in self._rests:
+            if rest.stop is batch.stop:
+                rest.over.set()
+        self._wake(len(self._turns))
+        self._end(batch)
 
     @contextmanager
-    def resting(self, sent: float, stop: threading.Event) -> Iterator[threading.Event]:
-        """Have another thread go on while this one waits in the block before it tries again.
+    def resting(self, sent: float, stop: asyncio.Event) -> Iterator[asyncio.Event]:
+        """Have another item go on while this one waits in the block before it is tried again.
 
-        At most as many threads as there are workers are replaced in this way.
+        At most as many as there are workers are replaced in this way.
 
         Args:
             sent: when the request that failed was sent (`time.monotonic`).
-            stop: see `each`.
+            stop: see `Ask`.
 
         Yields:
             An event that is set once it is no use to wait: `stop` is set; or nothing else is to be
             sent, and the server has answered another request since.
         """
         rest = _Rest(sent, stop)
-        with self._changed:
-            replaced = hasattr(self._own, "works") and self._resting < self.workers
-            if replaced:
-                self._resting += 1  # and another one begins: as many are at work as before
-            self._rests.add(rest)
-            if stop.is_set():
-                rest.over.set()
-            self._hurry()
-        if replaced:
-            self._start(1)
+        replaced = asyncio.current_task() in self._tasks and self._resting < self.workers
+        self._rests.add(rest)
+        if stop.is_set():
+            rest.over.set()
+        self._resting += replaced
+        self._asking -= replaced
+        self._begin()
+        self._hurry()
         try:
             yield rest.over
         finally:
-            with self._changed:
-                self._rests.remove(rest)
-                if replaced:
-                    self._resting -= 1
-                    self._threads += 1
+            self._rests.remove(rest)
+            self._resting -= replaced
+            self._asking += replaced
 
     def _hurry(self) -> None:
         """End waits of requests for which there is a worker."""
-        if self._sending >= int(self.limit) or self._waits():
+        if self._sending >= int(self.limit) or any(batch.todo for batch in self._batches):
             return
         for rest in self._rests:
             if self._last_answer >= rest.sent:
                 rest.over.set()
 
-    def _waits(self) -> bool:
-        """Return whether there are items to be begun."""
-        return any(batch.todo and not batch.stop.is_set() for batch in self._batches)
-
-    @contextmanager
-    def sending(self, stop: threading.Event) -> Iterator[None]:
+    @asynccontextmanager
+    async def sending(self, stop: asyncio.Event) -> AsyncIterator[None]:
         """Send one request in the block, once it may be sent.
 
         Raises:
             AbandonedError: `stop` was set meanwhile.
         """
-        with self._changed:
-            while self._sending >= int(self.limit):
-                if stop.is_set():
-                    raise AbandonedError("nobody waits for the answer any more")
-                self._changed.wait()
-            self._sending += 1
+        while self._sending >= int(self.limit):
+            if stop.is_set():
+                raise AbandonedError("nobody waits for the answer any more")
+            turn = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
+            await turn
+        self._sending += 1
         try:
             yield
         finally:
-            with self._changed:
-                self._sending -= 1
-                self._changed.notify()
-                self._hurry()
+            self._sending -= 1
+            self._wake(1)
+            self._hurry()
+
+    def _wake(self, most: int) -> None:
+        """Have some of those look again who wait to be sent, the first ones first."""
+        for _ in range(min(most, len(self._turns))):
+            self._turns.popleft().set_result(None)
 
     @property
     def pause(self) -> float:
@@ -270,13 +277,13 @@ class Flow:
 
     def answered(self) -> None:
         """Note that the server has answered a request."""
-        with self._changed:
-            self._last_answer = time.monotonic()
+        self._last_answer = time.monotonic()
+        with self._limiting:
             before = int(self.limit)
             self.limit = min(self.workers, self.limit + 1 / self.limit)
-            if int(self.limit) > before:
-                self._changed.notify()
-            self._hurry()
+        if int(self.limit) > before:
+            self._wake(1)
+        self._hurry()
 
     def slow_down(self, sent: float, wait: float) -> None:
         """Note that there were too many requests.
@@ -286,11 +293,11 @@ class Flow:
                 for all requests that were under way together.
             wait: seconds for which no request is sent.
         """
-        with self._changed:
-            now = time.monotonic()
-            self._not_before = max(self._not_before, now + wait)
-            if sent >= self._lowered:
-                self._lowered = now
+        now = time.monotonic()
+        self._not_before = max(self._not_before, now + wait)
+        if sent >= self._lowered:
+            self._lowered = now
+            with self._limiting:
                 self.limit = max(1.0, min(self.limit, self._sending + 1) / 2)
 
 
@@ -300,6 +307,8 @@ _LOCK = threading.Lock()
 
 def flow_to(url: str, key: str, workers: int) -> Flow:
     """Return the flow of requests to a server; it has the most `workers` of those who ask it.
+
+    Any thread may do so.
 
     Args:
         url: the server's address; `key` is the key that is sent there.

@@ -11,6 +11,7 @@ removed from everything that a server sends back (`core.masking`), including ans
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -28,7 +29,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from ravqa.clients.flow import flow_to
+from ravqa.clients.flow import Ask, flow_to
 from ravqa.clients.transport import (
     Opened,
     Request,
@@ -36,6 +37,7 @@ from ravqa.clients.transport import (
     SizeError,
     Transport,
     TransportError,
+    run,
 )
 from ravqa.clients.usage import usage_of
 from ravqa.core.accounts import Account, Cost, Payer, Prices, current_account
@@ -57,7 +59,8 @@ _LOOK_S = 5.0  # for a check whether the server responds
 _LARGEST = 2**24  # bytes of a reply
 _LARGEST_LIST = 2**22  # bytes of a list of models
 _LARGEST_ERROR = 2**16  # bytes that are read of an error; the rest is left out
-_CHAT, _PLAIN, _MODELS = "chat/completions", "completions", "models"
+_PATHS = {"chat": "chat/completions", "plain": "completions"}
+_MODELS = "models"
 _ENCODINGS = frozenset({"", "identity"})  # what is compressed can expand beyond all limits
 _LONG_S = 10.0  # a wait long enough to be reported, and the least time between reports
 _LONGEST_WAIT_S = 600.0  # if a server asks for more, give up
@@ -275,7 +278,7 @@ class Client:
         self._flow = flow_to(self.url, self._secret, config.workers)
         self._openai = import_extra("openai", "openai", why=why)
         self._transport = Transport(_proxy(self.url, why), why=why)
-        self._requests: dict[str, Request] = {}  # by path
+        self._requests: dict[str, asyncio.Task[Request]] = {}  # by path
         self._lock = threading.Lock()
         self._answered = False  # the server has answered something
         # Requests in a row that failed for good, by the run that sent them.
@@ -286,7 +289,7 @@ class Client:
 
     def problem(self) -> str:
         """Return why no request can succeed now, judging from /models; empty if none is known."""
-        found = self._models(_LOOK_S)
+        found = run(self._models(_LOOK_S))
         if isinstance(found, _Refusal):
             # Not every server lists its models.
             unknown = found.response.status in _UNAUTHORISED
@@ -296,25 +299,25 @@ class Client:
             return self._message(found.reason)
         return ""
 
-    def chat(
+    async def ask(
         self,
+        form: Literal["chat", "plain"],
         body: Mapping[str, Any],
         read: Callable[[Any], R],
-        stop: threading.Event | None = None,
+        stop: asyncio.Event | None = None,
         payer: Payer = None,
     ) -> R:
-        """Send a request to /chat/completions; see `_ask`."""
-        return self._ask(_CHAT, body, read, stop, self._send, payer)
+        """Send a request to /chat/completions or /completions until it is answered; see `_ask`.
 
-    def complete(
-        self,
-        body: Mapping[str, Any],
-        read: Callable[[Any], R],
-        stop: threading.Event | None = None,
-        payer: Payer = None,
-    ) -> R:
-        """Send a request to /completions; see `_ask`."""
-        return self._ask(_PLAIN, body, read, stop, self._send, payer)
+        It is awaited on the event loop, as in what is given to `each`.
+
+        Args:
+            read: takes the reply's JSON object; raises UnusableReplyError if it cannot be used, and
+                NoAnswerError if a retry would not help.
+            stop: is set once nobody waits for the reply any more.
+            payer: the question that is charged.
+        """
+        return await self._ask(_PATHS[form], body, read, stop, self._send, payer)
 
     def stream(self, body: Mapping[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
         """Request a streamed reply from one of the two, and yield its JSON objects.
@@ -325,7 +328,8 @@ class Client:
             PromptError, ServerError: as `_ask`, and if the reply breaks off or is not streamed.
         """
         body = {**body, "stream": True}
-        return self._ask(_CHAT if chat else _PLAIN, body, _as_it_is, None, self._open)
+        path = _PATHS["chat" if chat else "plain"]
+        return run(self._ask(path, body, _as_it_is, None, self._open))
 
     def pieces(self) -> Pieces:
         """Return a mask that removes the key from a text assembled from a stream's objects."""
@@ -335,11 +339,10 @@ class Client:
         """Return the error for a reply without an answer."""
         return PromptError(self._message(str(reason)))
 
-    def each(
-        self, ask: Callable[[T, threading.Event], R], items: Sequence[T]
-    ) -> Iterator[tuple[int, R | Failure]]:
+    def each(self, ask: Ask[T, R], items: Sequence[T]) -> Iterator[tuple[int, R | Failure]]:
         """Yield positions and results of `ask(item, stop)` as they come, `workers` items at a time.
 
+        `ask` runs on the event loop, in the caller's context, and must not keep it from going on.
         Calls of several threads, and of all clients of the server, share the workers. An item
         without a reply yields a `Failure`. Once the server is gone, all items not yet answered
         yield fatal failures.
@@ -349,17 +352,17 @@ class Client:
         """
         return self._flow.each(ask, items)
 
-    def pause(self, seconds: float, stop: threading.Event) -> None:
+    async def pause(self, seconds: float, stop: asyncio.Event) -> None:
         """Wait, or return early when `stop` is set."""
-        stop.wait(seconds)
+        await _set_within(stop, seconds)
 
-    def _ask(
+    async def _ask(
         self,
         path: str,
         body: Mapping[str, Any],
         read: Callable[[Any], R],
-        stop: threading.Event | None,
-        send: Callable[[str, bytes], Any],
+        stop: asyncio.Event | None,
+        send: Callable[[str, bytes], Awaitable[Any]],
         payer: Payer = None,
     ) -> R:
         """Send a request until it is answered, and read the reply.
@@ -376,19 +379,19 @@ class Client:
             ServerError: the server cannot be reached, refuses the key, does not have the model, or
                 fails on one request after another.
         """
-        stop = stop or threading.Event()
+        stop = stop or asyncio.Event()
         data = self._written(body)
         wait = self.first_wait
         failure: _Failure | None = None
         tries = 0
         while True:
-            with self._flow.sending(stop):
-                self._keep_off(stop)
+            async with self._flow.sending(stop):
+                await self._keep_off(stop)
                 if failure is not None and stop.is_set():
                     raise self._given_up(path, failure, tries)
                 tries += 1
                 sent = time.monotonic()
-                reply = self._charged(lambda: send(path, data), payer, retry=tries > 1)
+                reply = await self._charged(lambda: send(path, data), payer, retry=tries > 1)
             if isinstance(reply, _Failure):
                 failure = reply
             else:
@@ -409,10 +412,10 @@ class Client:
             hurried = (failure.unreachable or failure.misplaced) and not self._answered
             if tries > self.config.retries or hurried:
                 raise self._given_up(path, failure, tries)
-            wait = self._before_retry(failure, wait, sent, stop, again=tries > 1)
+            wait = await self._before_retry(failure, wait, sent, stop, again=tries > 1)
 
-    def _before_retry(
-        self, failure: _Failure, wait: float, sent: float, stop: threading.Event, *, again: bool
+    async def _before_retry(
+        self, failure: _Failure, wait: float, sent: float, stop: asyncio.Event, *, again: bool
     ) -> float:
         """Wait, or have everybody wait, before a request is repeated; return the next wait.
 
@@ -438,26 +441,28 @@ class Client:
         else:
             with self._flow.resting(sent, stop) as over:
                 began = time.monotonic()
-                self.pause(seconds, over)
+                await self.pause(seconds, over)
                 if over.is_set():
-                    stop.wait(max(0.0, began + seconds * _HURRIED - time.monotonic()))
+                    await _set_within(stop, began + seconds * _HURRIED - time.monotonic())
         return wait * 2 if own else wait
 
-    def _charged(self, send: Callable[[], Any], payer: Payer, *, retry: bool) -> Any:
+    async def _charged(
+        self, send: Callable[[], Awaitable[Any]], payer: Payer, *, retry: bool
+    ) -> Any:
         """Send a request and return its reply, and have both charged to the account."""
         account = current_account()
         if account is None:
-            return send()
+            return await send()
         account.admit(payer, retry=retry)
-        reply = send()
+        reply = await send()
         if not isinstance(reply, _Failure):
             account.charge(Cost.of(usage_of(reply), self._prices), payer)
         return reply
 
-    def _keep_off(self, stop: threading.Event) -> None:
+    async def _keep_off(self, stop: asyncio.Event) -> None:
         left = self._flow.pause
         if left > 0:
-            self.pause(left, stop)
+            await self.pause(left, stop)
 
     def _tell(self, failure: _Failure, seconds: float) -> None:
         """Log a long wait, so that the program does not seem to hang; one worker reports it."""
@@ -517,11 +522,12 @@ class Client:
             pass  # raised below: the exception holds the whole request
         raise PromptError(self._message("the request holds text that UTF-8 cannot encode"))
 
-    def _request(self, path: str) -> Request:
+    async def _request(self, path: str) -> Request:
         """Return the address and the headers of requests to a path, as the package writes them."""
-        if path not in self._requests:
-            self._requests[path] = self._as_written(path)
-        return self._requests[path]
+        if path not in self._requests:  # it takes the package a while to be loaded
+            making = asyncio.to_thread(self._as_written, path)
+            self._requests[path] = asyncio.create_task(making)
+        return await self._requests[path]
 
     def _as_written(self, path: str) -> Request:
         openai, config = self._openai, self.config
@@ -558,21 +564,23 @@ class Client:
         headers = {k: v for k, v in found.headers.items() if k.lower() not in unwanted}
         return Request(found.method, str(found.url), {**headers, "Accept-Encoding": "identity"})
 
-    def _send(self, path: str, data: bytes) -> Any:
+    async def _send(self, path: str, data: bytes) -> Any:
         """Return the reply's JSON object, or the failure if it is transient.
 
         Raises:
             PromptError, ServerError: the failure is permanent.
         """
-        found = self._whole(path, data, self.config.timeout, _LARGEST)
+        found = await self._whole(path, data, self.config.timeout, _LARGEST)
         if isinstance(found, _Refusal):
-            return self._refused(path, found)
+            return await self._refused(path, found)
         return found if isinstance(found, _Failure) else self._parsed(found)
 
-    def _open(self, path: str, data: bytes) -> Any:
+    async def _open(self, path: str, data: bytes) -> Any:
         """Return the objects of a streamed reply, once it has begun; or the failure, as `_send`."""
         try:
-            opened = self._transport.opened(self._request(path), data, self.config.timeout)
+            opened = await self._transport.opened(
+                await self._request(path), data, self.config.timeout
+            )
         except TransportError as e:
             return self._unconnected(e)
         if not _is_refused(opened.response):
@@ -580,21 +588,19 @@ class Client:
         with closing(opened):
             body = bytearray()
             try:
-                for part in opened.parts():
+                while len(body) < _LARGEST_ERROR and (part := await opened.next()):
                     body += part
-                    if len(body) >= _LARGEST_ERROR:
-                        break
             except TransportError:  # the status is worth more than the rest of the text
                 _log.debug("a reply with an error was cut", exc_info=True)
-        return self._refused(path, _Refusal(opened.response, bytes(body[:_LARGEST_ERROR])))
+        return await self._refused(path, _Refusal(opened.response, bytes(body[:_LARGEST_ERROR])))
 
-    def _whole(
+    async def _whole(
         self, path: str, data: bytes | None, seconds: float, limit: int
     ) -> bytes | _Failure | _Refusal:
         """Return the body of a response, or why there is none."""
-        request = self._request(path)
+        request = await self._request(path)
         try:
-            response, body, error = self._transport.whole(
+            response, body, error = await self._transport.whole(
                 request, data, seconds, limit, _LARGEST_ERROR
             )
         except TransportError as e:
@@ -607,9 +613,9 @@ class Client:
             return self._cut(error, "the connection was cut in the middle of a reply")
         return body
 
-    def _models(self, timeout: float) -> list[str] | _Failure | _Refusal:
+    async def _models(self, timeout: float) -> list[str] | _Failure | _Refusal:
         """Return the names of the server's models, or why there are none."""
-        body = self._whole(_MODELS, None, timeout, _LARGEST_LIST)
+        body = await self._whole(_MODELS, None, timeout, _LARGEST_LIST)
         found = self._parsed(body) if isinstance(body, bytes) else body
         if isinstance(found, _Refusal | _Failure):
             return found
@@ -647,14 +653,13 @@ class Client:
         Raises:
             PromptError: the reply is cut, late or too long.
         """
-        parts = opened.parts()
         rest, read = b"", 0
         while True:
             try:
-                part = next(parts, None)
+                part = run(opened.next())
             except TransportError as e:
                 raise self._broken_off(self._cut(e, "it was cut off")) from None
-            if part is None:
+            if not part:
                 break
             read += len(part)
             if read > _LARGEST:
@@ -707,7 +712,7 @@ class Client:
         reason = f"cannot be reached{through} ({one_line(error)})"
         return _Failure(reason, unreachable=True, unconnected=True)
 
-    def _refused(self, path: str, refusal: _Refusal) -> _Failure:
+    async def _refused(self, path: str, refusal: _Refusal) -> _Failure:
         """Interpret an HTTP error status: return a transient failure, or raise.
 
         Raises:
@@ -731,7 +736,7 @@ class Client:
             refused = ForbiddenError if status == 403 else ServerError
             raise refused(self._message(f"{reason}: {self._refusal()}"))
         if status == 404:
-            raise self._missing(path, reason)
+            raise await self._missing(path, reason)
         if status == 429 and "insufficient_quota" in codes:
             raise self._error(reason)
         self._answered = True
@@ -749,9 +754,9 @@ class Client:
             return f"the key in {variable} was refused"
         return f"no key was sent: {variable} is not set"
 
-    def _missing(self, path: str, reason: str) -> ServerError:
+    async def _missing(self, path: str, reason: str) -> ServerError:
         """Return the error for status 404: an unknown model, or a wrong address."""
-        names = self._models(self.config.timeout)
+        names = await self._models(self.config.timeout)
         model = self.config.model
         if not isinstance(names, list) or not names or model in names:
             return self._error(f"{reason}: {_place(path)}")
@@ -761,6 +766,12 @@ class Client:
     def _shown(self, reply: Any) -> str:
         """Return a server's error message as one short line without the key."""
         return one_line(self._mask.text(message_in(reply)))
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event is set, or the time is over."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def _finishes(event: Mapping[str, Any]) -> bool:

@@ -1,8 +1,7 @@
-"""HTTP requests of many threads, sent by one event loop.
+"""HTTP requests, sent by one event loop in a thread of its own for all clients of the process.
 
 aiohttp parses HTTP in C: a request takes a third of the processor time that it takes with httpx,
-and a fifth of what it takes with the package `openai`. One loop, in a thread of its own, serves all
-clients of the process. Nothing is retried or redirected here.
+and a fifth of what it takes with the package `openai`. Nothing is retried or redirected here.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -71,7 +70,7 @@ class TransportError(Exception):
 
 
 class Transport:
-    """Connections to one server; several threads may use them."""
+    """Connections to one server, for tasks on the event loop."""
 
     def __init__(self, proxy: str | None, *, why: str):
         """Open nothing yet.
@@ -87,7 +86,7 @@ class Transport:
         self._proxy = proxy
         self._session: ClientSession | None = None
 
-    def whole(
+    async def whole(
         self, request: Request, data: bytes | None, seconds: float, limit: int, error_limit: int
     ) -> tuple[Response, bytes, Exception | None]:
         """Send a request and return its response, the body, and why that is not whole, if so.
@@ -100,19 +99,6 @@ class Transport:
         Raises:
             TransportError: there is no response.
         """
-        return _run(self._whole(request, data, seconds, limit, error_limit))
-
-    def opened(self, request: Request, data: bytes | None, seconds: float) -> Opened:
-        """Send a request and return its response with the body unread; arguments as `whole`.
-
-        Raises:
-            TransportError: there is no response.
-        """
-        return Opened(self, _run(self._sent(request, data, seconds)))
-
-    async def _whole(
-        self, request: Request, data: bytes | None, seconds: float, limit: int, error_limit: int
-    ) -> tuple[Response, bytes, Exception | None]:
         async with await self._sent(request, data, seconds) as found:
             response = _beginning(found)
             most = limit if 200 <= found.status < 300 else error_limit
@@ -126,6 +112,14 @@ class Transport:
             except (self._aiohttp.ClientError, OSError) as e:
                 return response, bytes(body), self.failure(e)
             return response, bytes(body), None
+
+    async def opened(self, request: Request, data: bytes | None, seconds: float) -> Opened:
+        """Send a request and return its response with the body unread; arguments as `whole`.
+
+        Raises:
+            TransportError: there is no response.
+        """
+        return Opened(self, await self._sent(request, data, seconds))
 
     async def _sent(self, request: Request, data: bytes | None, seconds: float) -> ClientResponse:
         try:
@@ -142,7 +136,7 @@ class Transport:
             raise self.failure(e) from None
 
     def _opened_session(self) -> ClientSession:
-        """Return the session, made in the loop's own thread."""
+        """Return the session, which belongs to the loop."""
         if self._session is None or self._session.closed:
             aiohttp = self._aiohttp
             self._session = session = aiohttp.ClientSession(
@@ -151,7 +145,7 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
-            weakref.finalize(self, _close, session, _loop())
+            weakref.finalize(self, _close, session, event_loop())
         return self._session
 
     def failure(self, error: Exception) -> TransportError:
@@ -179,24 +173,20 @@ class Opened:
         self._found = found
         self.response = _beginning(found)
 
-    def parts(self) -> Iterator[bytes]:
-        """Yield the body as it comes.
+    async def next(self) -> bytes:
+        """Return the next part of the body; nothing at its end.
 
         Raises:
             TransportError: it ends too early, or comes too late.
         """
-        while part := _run(self._next()):
-            yield part
-
-    async def _next(self) -> bytes:
         try:
             return await self._found.content.readany()
         except (self._transport._aiohttp.ClientError, OSError) as e:
             raise self._transport.failure(e) from None
 
     def close(self) -> None:
-        """Close the connection, unless the body was read to its end."""
-        _loop().call_soon_threadsafe(self._found.close)
+        """Close the connection, unless the body was read to its end; any thread may do so."""
+        event_loop().call_soon_threadsafe(self._found.close)
 
 
 def _beginning(found: ClientResponse) -> Response:
@@ -215,8 +205,9 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _run(task: Coroutine[Any, Any, R]) -> R:
-    return asyncio.run_coroutine_threadsafe(task, _loop()).result()
+def run(task: Coroutine[Any, Any, R]) -> R:
+    """Return what a task on the event loop returns; for all threads except the loop's."""
+    return asyncio.run_coroutine_threadsafe(task, event_loop()).result()
 
 
 @cache
@@ -230,7 +221,8 @@ def _loop_of(process: int) -> asyncio.AbstractEventLoop:
 _STARTING = threading.Lock()
 
 
-def _loop() -> asyncio.AbstractEventLoop:
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process."""
     with _STARTING:
         return _loop_of(os.getpid())  # a fork has no threads of its parent
 

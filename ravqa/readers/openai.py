@@ -6,11 +6,13 @@ them: the settings do, and a reply that lacks what they promise is a failure.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import math
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -129,7 +131,7 @@ class OpenAIReader(Reader):
         self.counts_tokens = config.tokenizer is not None
         self.deterministic = config.temperature == 0
         self._echo_checked = False
-        self._echo_lock = threading.Lock()
+        self._echo_lock = asyncio.Lock()
         self._counting = threading.Lock()
         self.weights = config.model
         self.prices = config.prices
@@ -188,11 +190,11 @@ class OpenAIReader(Reader):
         self, prompts: Sequence[Prompt]
     ) -> Iterator[tuple[int, Generation | Failure]]:
         """Yield prompts' positions and generations as they arrive; see `generate`."""
-        images = _Images(self.config.image_size)
+        images = self._images(prompts)
 
-        def ask(prompt: Prompt, stop: threading.Event) -> Generation:
-            body = self._request(prompt, images)
-            return self._send(body, self._generation, stop, payer=prompt.payer)
+        async def ask(prompt: Prompt, stop: asyncio.Event) -> Generation:
+            body = self._request(prompt, await images.uris(self._seen(prompt)))
+            return await self._send(body, self._generation, stop, payer=prompt.payer)
 
         for position, outcome in self.client.each(ask, prompts):
             if isinstance(outcome, Generation):
@@ -205,7 +207,8 @@ class OpenAIReader(Reader):
         Raises:
             PromptError, ServerError: as failures in `generate`.
         """
-        body = _without_log_probs(self._request(prompt, _Images(self.config.image_size)))
+        uris = [_uri(image, self.config.image_size) for image in self._seen(prompt)]
+        body = _without_log_probs(self._request(prompt, uris))
         reply = self._reply()
         masked = self.client.pieces()
         text = given = ""
@@ -248,13 +251,15 @@ class OpenAIReader(Reader):
         """Yield prompts' positions and their answers' log-probabilities as they arrive."""
         if self.config.scoring == "none":
             raise UserError(f"{_WHY}: scoring answers needs the setting scoring")
-        images = _Images(self.config.image_size)
+        images = self._images(prompts)
         heads: dict[Prompt, list[tuple[str, float]]] = {}
 
-        def ask(pair: tuple[Prompt, str], stop: threading.Event) -> float:
+        async def ask(pair: tuple[Prompt, str], stop: asyncio.Event) -> float:
             if self.config.prompt_form == "plain":
-                return self._score_plain(*pair, stop)
-            return self._score_chat(*pair, images, heads, stop)
+                return await self._score_plain(*pair, stop)
+            return await self._score_chat(
+                *pair, await images.uris(self._seen(pair[0])), heads, stop
+            )
 
         return self.client.each(ask, list(zip(prompts, answers, strict=True)))
 
@@ -306,29 +311,34 @@ class OpenAIReader(Reader):
             body |= {"logprobs": True, "top_logprobs": 1}  # llama-cpp-python: none without top ones
         return body | config.extra_body
 
-    def _request(self, prompt: Prompt, images: _Images) -> dict[str, Any]:
+    def _seen(self, prompt: Prompt) -> Sequence[Path | bytes]:
+        """Return the images that are sent with a prompt."""
+        return prompt.images if self.supports_images else ()
+
+    def _images(self, prompts: Sequence[Prompt]) -> _Images:
+        return _Images(self.config.image_size, list(map(self._seen, prompts)))
+
+    def _request(self, prompt: Prompt, uris: Sequence[str]) -> dict[str, Any]:
         if self.config.prompt_form == "chat":
-            return {**self._body(), "messages": self._messages(prompt, images)}
+            return {**self._body(), "messages": self._messages(prompt, uris)}
         return {**self._body(), "prompt": self._said(prompt)}
 
     def _said(self, prompt: Prompt) -> str:
         """Return a prompt's text with foreign control tokens as plain text."""
         return self.control_tokens.neutral(prompt.text, prompt.own)[0]
 
-    def _messages(self, prompt: Prompt, images: _Images | None = None) -> list[dict[str, Any]]:
+    def _messages(self, prompt: Prompt, uris: Sequence[str] = ()) -> list[dict[str, Any]]:
         content: Any = self._said(prompt)
-        if self.supports_images and prompt.images and images is not None:
-            parts = [
-                {"type": "image_url", "image_url": {"url": images.uri(i)}} for i in prompt.images
-            ]
+        if uris:
+            parts = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
             content = [*parts, {"type": "text", "text": content}]
         return self.config.messages(content)
 
-    def _send(
+    async def _send(
         self,
         body: Mapping[str, Any],
         read: Callable[[Any], R],
-        stop: threading.Event | None,
+        stop: asyncio.Event,
         setting: str = "log_probs",
         payer: Payer = None,
     ) -> R:
@@ -342,16 +352,15 @@ class OpenAIReader(Reader):
             UserError: the server forbids the request, but not the same one without
                 log-probabilities.
         """
-        chat = self.config.prompt_form == "chat"
-        send = self.client.chat if chat else self.client.complete
+        form = self.config.prompt_form
         try:
-            return send(body, read, stop, payer)
+            return await self.client.ask(form, body, read, stop, payer)
         except ForbiddenError as e:
             less = _without_log_probs(body)
             if less == body:
                 raise
             if not re.search(r"log[ _-]?prob", str(e), re.IGNORECASE):
-                send(less, lambda reply: None, stop, payer)
+                await self.client.ask(form, less, lambda reply: None, stop, payer)
         raise _unable("forbids log-probabilities (HTTP 403)", setting)
 
     def _reply(self) -> Reply:
@@ -381,33 +390,33 @@ class OpenAIReader(Reader):
             return Generation(text, thinking=thinking, usage=usage)
         return Generation(text, math.fsum(values), len(values), thinking, usage)
 
-    def _score_plain(self, prompt: Prompt, answer: str, stop: threading.Event) -> float:
-        with self._echo_lock:  # once, before all other requests
+    async def _score_plain(self, prompt: Prompt, answer: str, stop: asyncio.Event) -> float:
+        async with self._echo_lock:  # once, before all other requests
             if not self._echo_checked:
-                self._check_echo(prompt, stop)
+                await self._check_echo(prompt, stop)
         said = self._said(prompt)
         text = f"{said} {self._scored(answer)}" + ("\n" if self._stops else "")
-        return self._echo(text, len(said), stop, prompt.payer)
+        return await self._echo(text, len(said), stop, prompt.payer)
 
-    def _echo(self, text: str, start: int, stop: threading.Event, payer: Payer) -> float:
+    async def _echo(self, text: str, start: int, stop: asyncio.Event, payer: Payer) -> float:
         """Return the log-probability of a text from character `start` on, given those before."""
         body = self._scoring_body() | {"prompt": text, "echo": True, "logprobs": 1}
         read = partial(_echoed, text=text, start=start)
-        return self._send(body, lambda reply: read(choice_of(reply)), stop, "scoring", payer)
+        return await self._send(body, lambda reply: read(choice_of(reply)), stop, "scoring", payer)
 
-    def _check_echo(self, prompt: Prompt, stop: threading.Event) -> None:
+    async def _check_echo(self, prompt: Prompt, stop: asyncio.Event) -> None:
         """Check that the log-probability of a generated token is the same when echoed.
 
         llama-cpp-python 0.3.36 gives each echoed token the value of the next position.
         """
         said = self._said(prompt)
         body = self._scoring_body() | {"prompt": said, "logprobs": 1}
-        made = self._send(body, choice_of, stop, "scoring", prompt.payer)
+        made = await self._send(body, choice_of, stop, "scoring", prompt.payer)
         token, values = made.get("text"), _log_probs(made, "scoring")
         if not isinstance(token, str) or not token.strip() or not values:
             return  # an end mark cannot be echoed; the next prompt may be checked
         _, value = values[0]
-        echoed = self._echo(said + token, len(said), stop, prompt.payer)
+        echoed = await self._echo(said + token, len(said), stop, prompt.payer)
         if abs(echoed - value) > _ECHO_TOLERANCE:
             raise UserError(
                 f"{_WHY}: the server gives {token!r} the log-probability {value:.2f} when it "
@@ -421,29 +430,29 @@ class OpenAIReader(Reader):
         own = {"model": config.model, config.max_tokens_name: 1, "temperature": 0}
         return {**config.extra_body, **own}
 
-    def _score_chat(
+    async def _score_chat(
         self,
         prompt: Prompt,
         answer: str,
-        images: _Images,
+        uris: Sequence[str],
         heads: dict[Prompt, list[tuple[str, float]]],
-        stop: threading.Event,
+        stop: asyncio.Event,
     ) -> float:
         """Score the answer as the assistant's message: open and ended, to find its end mark."""
-        asked = self._messages(prompt, images)
+        asked = self._messages(prompt, uris)
         full = [*asked, {"role": "assistant", "content": self._scored(answer)}]
         body = self._scoring_body() | {"prompt_logprobs": 0}
         ended = {"add_generation_prompt": False, "continue_final_message": False}
         open_ended = {"add_generation_prompt": False, "continue_final_message": True}
 
-        def ask(request: Mapping[str, Any]) -> list[tuple[str, float]]:
-            return self._send(request, _prompt_tokens, stop, "scoring", prompt.payer)
+        async def ask(request: Mapping[str, Any]) -> list[tuple[str, float]]:
+            return await self._send(request, _prompt_tokens, stop, "scoring", prompt.payer)
 
         if prompt not in heads:  # many answers may be scored after one prompt
-            heads[prompt] = ask({**body, "messages": asked})
+            heads[prompt] = await ask({**body, "messages": asked})
         before = heads[prompt]
-        within = ask({**body, **open_ended, "messages": full})
-        after = ask({**body, **ended, "messages": full})
+        within = await ask({**body, **open_ended, "messages": full})
+        after = await ask({**body, **ended, "messages": full})
         if not _begins(within, before) or not _begins(after, within) or len(after) == len(within):
             raise PromptError(
                 f"{_WHY}: answers cannot be scored: the model's chat template does not put an "
@@ -453,19 +462,36 @@ class OpenAIReader(Reader):
 
 
 class _Images:
-    """Data URIs of one call's images, each computed once."""
+    """Data URIs of one call's images, each made once and kept until its last prompt is asked."""
 
-    def __init__(self, longest: int | None):
+    def __init__(self, longest: int | None, seen: Sequence[Sequence[Path | bytes]]):
+        """Make nothing yet.
+
+        Args:
+            longest: most pixels of an image's longer side.
+            seen: the images of each prompt that will be asked.
+        """
         self._longest = longest
-        self._made: dict[Path | bytes, str] = {}
-        self._lock = threading.Lock()
+        self._left = Counter(itertools.chain.from_iterable(seen))
+        self._made: dict[Path | bytes, asyncio.Task[str]] = {}
 
-    def uri(self, image: Path | bytes) -> str:
-        with self._lock:
+    async def uris(self, images: Sequence[Path | bytes]) -> list[str]:
+        """Return the data URIs of a prompt's images, in order."""
+        for image in images:
             if image not in self._made:
-                data, kind = sendable(image, self._longest)
-                self._made[image] = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-            return self._made[image]
+                making = asyncio.to_thread(_uri, image, self._longest)
+                self._made[image] = asyncio.create_task(making)
+        made = [self._made[image] for image in images]
+        self._left.subtract(images)
+        for image in images:
+            if self._left[image] <= 0:
+                self._made.pop(image, None)
+        return await asyncio.gather(*made)
+
+
+def _uri(image: Path | bytes, longest: int | None) -> str:
+    data, kind = sendable(image, longest)
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _check(config: OpenAIReader.Config) -> None:

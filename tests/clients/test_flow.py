@@ -1,5 +1,6 @@
 """Requests to one server: shared by clients and threads, slowed down together, and abandoned."""
 
+import asyncio
 import threading
 import time
 
@@ -8,6 +9,7 @@ from scripted_server import chat
 
 from ravqa.clients.flow import Flow, _Batch, flow_to
 from ravqa.clients.openai import Client, ServerConfig
+from ravqa.clients.transport import run
 from ravqa.core.ahead import AbandonedError, behind, in_order
 from ravqa.core.outcomes import succeeded
 
@@ -21,7 +23,9 @@ def client(server, **options):
 def asked(asker, prompts):
     def ask(prompt, stop):
         body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
-        return asker.chat(body, lambda reply: reply["choices"][0]["message"]["content"], stop)
+        return asker.ask(
+            "chat", body, lambda reply: reply["choices"][0]["message"]["content"], stop
+        )
 
     return {i: succeeded(found) for i, found in asker.each(ask, prompts)}
 
@@ -39,6 +43,11 @@ def until(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def idle(asker):
+    flow = asker._flow
+    return not (flow._tasks or flow._asking or flow._resting or flow._sending or flow._batches)
 
 
 def test_calls_of_several_threads_and_clients_share_the_workers(serve):
@@ -141,7 +150,11 @@ def test_after_too_many_requests_fewer_are_under_way_and_later_all_again(serve, 
 
 def test_while_some_wait_to_try_again_others_are_sent(serve, monkeypatch):
     answered = threading.Event()
-    monkeypatch.setattr(Client, "pause", lambda _, seconds, stop: answered.wait(LONG))
+
+    async def pause(*_):
+        assert await asyncio.to_thread(answered.wait, LONG)
+
+    monkeypatch.setattr(Client, "pause", pause)
     tried = []
 
     def reply(n, body):
@@ -156,7 +169,7 @@ def test_while_some_wait_to_try_again_others_are_sent(serve, monkeypatch):
     asker = client(server, workers=2)
     assert asked(asker, ["bad1", "bad2", "good", "last"]) == dict.fromkeys(range(4), "ok")
     assert server.busiest <= 2
-    until(lambda: (asker._flow._threads, asker._flow._resting) == (0, 0))
+    until(lambda: idle(asker))
 
 
 def test_a_wait_is_cut_short_if_nothing_else_is_to_be_sent_and_others_are_answered(
@@ -178,44 +191,60 @@ def test_a_wait_is_cut_short_if_nothing_else_is_to_be_sent_and_others_are_answer
     assert "bad" in tried[-2:]  # the others are sent meanwhile; one may still be under way
 
 
+async def nothing(item, stop):
+    return item
+
+
 def test_a_wait_goes_on_while_others_are_to_be_sent_or_none_is_answered():
     flow = Flow()
     flow.widen(2)
-    batch = _Batch(lambda item, stop: item, [1])
+    flow._asking = 2  # so that nothing of the batch is begun
+    batch = _Batch(nothing, [1])
     flow._batches.append(batch)
-    sent = time.monotonic()
-    with flow.resting(sent, threading.Event()) as over:
-        flow.answered()
-        assert not over.is_set()
-        batch.todo.clear()
-        with flow.sending(threading.Event()), flow.sending(threading.Event()):
+    never = asyncio.Event()
+
+    async def rest():
+        with flow.resting(time.monotonic(), never) as over:
             flow.answered()
-            assert not over.is_set()  # there is no worker
-        assert over.is_set()
-    with flow.resting(time.monotonic(), threading.Event()) as over:
-        assert not over.is_set()
-        flow.answered()
-        assert over.is_set()
+            assert not over.is_set()
+            batch.todo.clear()
+            async with flow.sending(never), flow.sending(never):
+                flow.answered()
+                assert not over.is_set()  # there is no worker
+            assert over.is_set()
+        with flow.resting(time.monotonic(), never) as over:
+            assert not over.is_set()
+            flow.answered()
+            assert over.is_set()
+
+    run(rest())
 
 
 def test_who_waits_to_try_again_stops_with_its_call():
     flow = Flow()
-    batch = _Batch(lambda item, stop: item, [1])
-    with flow.resting(0.0, batch.stop) as over, flow.resting(0.0, threading.Event()) as other:
-        assert flow._drop(batch) == 1
-        assert over.is_set()
-        assert not other.is_set()
-    with flow.resting(0.0, batch.stop) as over:
-        assert over.is_set()
+    batch = _Batch(nothing, [1])
+
+    async def rest():
+        with flow.resting(0.0, batch.stop) as over, flow.resting(0.0, asyncio.Event()) as other:
+            flow._drop(batch)
+            assert over.is_set()
+            assert not other.is_set()
+        with flow.resting(0.0, batch.stop) as over:
+            assert over.is_set()
+
+    run(rest())
+    assert not batch.todo
+    assert batch.results.get() is None
 
 
-def test_no_more_threads_rest_than_there_are_workers(serve, monkeypatch):
-    pauses, full = [], threading.Barrier(3)
+def test_no_more_are_replaced_while_they_rest_than_there_are_workers(serve, monkeypatch):
+    rested, full = [], asyncio.Event()
 
-    def pause(_, seconds, stop):
-        pauses.append(seconds)
-        if len(pauses) <= 3:
-            full.wait(LONG)  # two were replaced, and one of the others waits too
+    async def pause(client, seconds, stop):
+        rested.append(client._flow._resting)
+        if len(rested) == 3:  # two are replaced, and one of the others waits too
+            full.set()
+        await asyncio.wait_for(full.wait(), LONG)
 
     monkeypatch.setattr(Client, "pause", pause)
     bad = set()
@@ -228,31 +257,35 @@ def test_no_more_threads_rest_than_there_are_workers(serve, monkeypatch):
 
     asker = client(serve(reply), workers=2)
     assert len(asked(asker, [str(i) for i in range(12)])) == 12
-    assert len(pauses) == 12
-    until(lambda: (asker._flow._threads, asker._flow._resting) == (0, 0))
+    assert len(rested) == 12
+    assert max(rested) == 2
+    until(lambda: idle(asker))
 
 
 def test_who_waits_for_its_turn_is_not_sent_once_it_is_abandoned():
     flow = Flow()
-    stop, waiting = threading.Event(), threading.Event()
+    batch, never = _Batch(nothing, [1]), asyncio.Event()
 
-    def wait():
-        waiting.set()
-        with pytest.raises(AbandonedError, match="nobody waits"), flow.sending(stop):
-            pass
+    async def wait(stop):
+        async with flow.sending(stop):
+            return "sent"
 
-    with flow.sending(threading.Event()):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        assert waiting.wait(LONG)
-        stop.set()
-        with flow._changed:
-            flow._changed.notify_all()
-        thread.join(LONG)
-        assert not thread.is_alive()
+    async def both():
+        async with flow.sending(never):
+            one, other = (asyncio.create_task(wait(stop)) for stop in (batch.stop, never))
+            await asyncio.sleep(0)
+            flow._drop(batch)
+            with pytest.raises(AbandonedError, match="nobody waits"):
+                await one
+            await asyncio.sleep(0)
+            assert not other.done()
+        return await other
+
+    assert run(both()) == "sent"
+    assert flow._sending == 0
 
 
-def test_nothing_is_begun_for_abandoned_calls_and_threads_end(serve):
+def test_nothing_is_begun_for_abandoned_calls(serve):
     release, begun = threading.Event(), threading.Barrier(3)
 
     def reply(*_):
@@ -276,12 +309,12 @@ def test_nothing_is_begun_for_abandoned_calls_and_threads_end(serve):
     until(lambda: len(ended) == 2)
     assert set(ended) == {"nobody waits for the answers any more"}
     release.set()
-    until(lambda: asker._flow._threads == 0)
+    until(lambda: idle(asker))
     assert len(server.requests) == 2
     begun.reset()
     begun = threading.Barrier(1)
     assert asked(asker, ["again"]) == {0: "ok"}
-    until(lambda: asker._flow._threads == 0)
+    until(lambda: idle(asker))
 
 
 def test_who_waited_for_its_turn_fails_with_the_reason_why_the_call_ended(serve):
@@ -290,7 +323,7 @@ def test_who_waited_for_its_turn_fails_with_the_reason_why_the_call_ended(serve)
 
     def ask(prompt, stop):
         body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
-        return asker.chat(body, lambda reply: reply, stop)
+        return asker.ask("chat", body, lambda reply: reply, stop)
 
     found = dict(asker.each(ask, list("abcdef")))
     assert sorted(found) == list(range(6))
@@ -302,10 +335,10 @@ def test_requests_of_a_run_that_comes_first_go_before_those_that_wait():
     flow.widen(1)
     begun, order, release = threading.Event(), [], threading.Event()
 
-    def ask(item, stop):
+    async def ask(item, stop):
         order.append(item)
         begun.set()
-        assert release.wait(LONG)
+        assert await asyncio.to_thread(release.wait, LONG)
         return item
 
     def work(place, items):

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from asking import now
 from scripted_server import begin, chat
 
 from ravqa.clients.openai import Client, ServerConfig
@@ -20,7 +21,7 @@ def client(server, **options):
 
 def ask(server):
     body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
-    return client(server).chat(body, lambda reply: reply["choices"][0]["message"]["content"])
+    return now(client(server), body, lambda reply: reply["choices"][0]["message"]["content"])
 
 
 def streamed(server, **options):
@@ -187,7 +188,7 @@ def test_a_request_that_cannot_be_written_is_one_line(serve):
     server = serve(lambda *_: chat("hi"))
     body = {"model": "m", "messages": [{"role": "user", "content": "half \ud83d"}]}
     with pytest.raises(PromptError, match="text that UTF-8 cannot encode"):
-        client(server).chat(body, lambda reply: reply)
+        now(client(server), body, lambda reply: reply)
 
 
 def test_a_reply_within_the_deadline_is_read(serve):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from asking import now
 from scripted_server import begin, chat
 
 import ravqa.core.errors
@@ -36,7 +37,7 @@ def text_of(reply):
 def ask(server, prompt="hello", **options):
     asker = server if isinstance(server, Client) else client(server, **options)
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "top_k": 3}
-    return asker.chat(body, text_of)
+    return now(asker, body, text_of)
 
 
 def said(body):
@@ -87,7 +88,9 @@ def test_azures_addresses_have_their_version_and_their_header(serve, monkeypatch
 
 def test_plain_completions_have_their_own_address(serve):
     server = serve(lambda *_: (200, '{"choices": [{"text": " there"}]}'))
-    found = client(server).complete({"model": "m", "prompt": "hello"}, lambda r: r["choices"])
+    found = now(
+        client(server), {"model": "m", "prompt": "hello"}, lambda r: r["choices"], form="plain"
+    )
     assert found == [{"text": " there"}]
     assert server.requests[0][0] == "/v1/completions"
     assert server.bodies == [{"model": "m", "prompt": "hello"}]
@@ -424,7 +427,7 @@ def test_without_the_package_its_extra_is_named(monkeypatch):
 def each(asker, prompts):
     def one(prompt, stop):
         body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
-        return asker.chat(body, text_of, stop)
+        return asker.ask("chat", body, text_of, stop)
 
     return asker.each(one, prompts)
 

@@ -5,6 +5,7 @@ import math
 import threading
 
 import pytest
+from asking import now
 from scripted_server import begin, chat, completion, streamed
 
 from ravqa.clients import openai as module
@@ -154,7 +155,7 @@ def test_an_echo_of_the_key_is_masked_and_told_once(serve, monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     tested = client(serve(lambda *_: chat(f"it is {KEY}")))
     for _ in range(3):
-        assert tested.chat(BODY, lambda r: r["choices"][0]["message"]["content"]) == "it is ***"
+        assert now(tested, BODY, lambda r: r["choices"][0]["message"]["content"]) == "it is ***"
     [record] = caplog.records
     told = f"the test: {tested.url}: a reply contains the key: it is shown as *** from here on"
     assert record.getMessage() == told
@@ -167,7 +168,7 @@ def test_an_echo_of_the_key_is_masked_and_told_once(serve, monkeypatch, caplog):
     assert text == "***!"
     assert len(caplog.records) == 1
     plain = client(serve(lambda *_: chat("hi")))
-    plain.chat(BODY, lambda r: r)
+    now(plain, BODY, lambda r: r)
     assert len(caplog.records) == 1
 
 
@@ -181,11 +182,11 @@ def test_a_reply_without_an_answer_shows_that_the_server_is_there(serve, waits):
     server = serve(lambda *_: chat("hi"))
     tested = client(server, retries=2)
     with pytest.raises(PromptError, match=f"^the test: {tested.url}: refused$"):
-        tested.chat(BODY, none)
+        now(tested, BODY, none)
     assert len(server.requests) == 1
     server.stop()
     with pytest.raises(ServerError, match="after 3 tries: is the server running"):
-        tested.chat(BODY, none)  # it may be on its way back
+        now(tested, BODY, none)  # it may be on its way back
     assert len(waits) == 2
 
 
@@ -202,12 +203,12 @@ def test_only_failures_in_a_row_show_that_a_server_is_gone(serve, waits, between
     tested = client(server)
     for n in range(1, 6):
         if n == 3 and between == "an answer":
-            tested.chat(BODY, read)
+            now(tested, BODY, read)
             continue
         with pytest.raises(PromptError, match=r"oops|nothing|no\)"):
-            tested.chat(BODY, read)
+            now(tested, BODY, read)
     with pytest.raises(ServerError, match=r"\(oops\), for several requests in a row$"):
-        tested.chat(BODY, read)
+        now(tested, BODY, read)
 
 
 def test_a_reply_that_cannot_be_used_is_asked_for_again(serve, waits):
@@ -216,7 +217,7 @@ def test_a_reply_that_cannot_be_used_is_asked_for_again(serve, waits):
 
     server = serve(lambda *_: chat("hi"))
     with pytest.raises(PromptError, match=r": it is blue, after 3 tries$"):
-        client(server, retries=2).chat(BODY, unusable)
+        now(client(server, retries=2), BODY, unusable)
     assert len(server.requests) == 3
 
 
@@ -228,7 +229,7 @@ def test_a_tunnel_that_a_proxy_refuses_is_named(serve, waits, monkeypatch):
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, address)
     with pytest.raises(ServerError) as error:
-        client("https://models.example/v1").chat(BODY, lambda r: r)
+        now(client("https://models.example/v1"), BODY, lambda r: r)
     where = address.removeprefix("http://")
     assert f"cannot be reached through the proxy {where} (501 " in str(error.value)
     assert str(error.value).endswith("NO_PROXY=models.example reaches the server without it")
@@ -317,7 +318,7 @@ def test_the_names_of_an_error(body, codes):
 def test_a_prompt_is_too_long_by_the_names_of_the_error_too(serve, error):
     server = serve(lambda *_: (413, json.dumps({"error": error})))
     with pytest.raises(PromptError, match="the prompt is too long for the model: HTTP 413"):
-        client(server).chat(BODY, lambda r: r)
+        now(client(server), BODY, lambda r: r)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,7 @@ def test_keys_are_refused_where_they_do_not_belong(monkeypatch):
 def test_a_key_is_sent_without_the_spaces_around_it(serve, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
     server = serve(lambda *_: chat("hi"))
-    client(server).chat(BODY, lambda r: r)
+    now(client(server), BODY, lambda r: r)
     assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
 
 
@@ -441,7 +442,7 @@ def test_status_is_told_with_its_phrase_and_reason(serve, waits):
     def said(reply, **options):
         tested = client(serve(lambda *_: reply), **options)
         with pytest.raises((PromptError, ServerError)) as error:
-            tested.chat(BODY, lambda r: r)
+            now(tested, BODY, lambda r: r)
         return type(error.value), str(error.value).removeprefix(f"the test: {tested.url}: ")
 
     assert said((400, "")) == (PromptError, "HTTP 400 Bad Request")
@@ -466,7 +467,7 @@ def test_status_is_told_with_its_phrase_and_reason(serve, waits):
 def test_what_passes_is_tried_again_and_counted(serve, waits, status):
     server = serve(lambda *_: (status, "x"))
     with pytest.raises(PromptError, match=rf"HTTP {status} .*\(x\), after 3 tries$"):
-        client(server, retries=2).chat(BODY, lambda r: r)
+        now(client(server, retries=2), BODY, lambda r: r)
     assert len(server.requests) == 3
 
 
@@ -474,24 +475,24 @@ def test_what_passes_is_tried_again_and_counted(serve, waits, status):
 def test_what_stays_is_not_tried_again(serve, waits, status):
     server = serve(lambda *_: (status, "x"))
     with pytest.raises(PromptError, match=rf"HTTP {status}"):
-        client(server, retries=2).chat(BODY, lambda r: r)
+        now(client(server, retries=2), BODY, lambda r: r)
     assert len(server.requests) == 1
 
 
 def test_the_longest_wait_that_is_waited_for(serve, waits):
     server = serve(lambda n, _: (429, "", {"Retry-After": "600"}) if n == 1 else chat("hi"))
-    client(server, retries=1).chat(BODY, lambda r: r)
+    now(client(server, retries=1), BODY, lambda r: r)
     assert waits == [pytest.approx(600, abs=2)]
     server = serve(lambda *_: (429, "", {"Retry-After": "601"}))
     with pytest.raises(ServerError) as error:
-        client(server, retries=1).chat(BODY, lambda r: r)
+        now(client(server, retries=1), BODY, lambda r: r)
     assert str(error.value).endswith("Requests; the server asks to wait 601 s")
 
 
 def test_plain_text_is_completed_at_its_own_address(serve):
     server = serve(lambda *_: completion("x"))
     asked = {"model": "m", "prompt": "p", "echo": True}
-    client(server).complete(asked, lambda r: r)
+    now(client(server), asked, lambda r: r, form="plain")
     assert server.requests[0][0] == "/v1/completions"
     assert server.bodies == [asked]
 

@@ -5,6 +5,7 @@ import ssl
 import time
 
 import pytest
+from asking import now
 from scripted_server import chat
 
 from ravqa.clients.openai import Client, ServerConfig
@@ -20,7 +21,7 @@ def client(url):
 
 
 def asked(tested):
-    return tested.chat(BODY, lambda reply: reply["choices"][0]["message"]["content"])
+    return now(tested, BODY, lambda reply: reply["choices"][0]["message"]["content"])
 
 
 def without_proxies(monkeypatch):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
+from asking import now
 from scripted_server import chat
 
 from ravqa.clients.openai import ChatServerConfig, Client, NoAnswerError
@@ -65,8 +66,19 @@ def client(server, **options):
     return Client(config, why="the test")
 
 
-def ask(asker, payer=None, read=lambda reply: reply["choices"][0]["message"]["content"], stop=None):
-    return asker.chat({"model": "m", "messages": []}, read, stop, payer)
+def text_of(reply):
+    return reply["choices"][0]["message"]["content"]
+
+
+def ask(asker, payer=None, read=text_of):
+    return now(asker, {"model": "m", "messages": []}, read, payer=payer)
+
+
+def each(asker, number):
+    def one(payer, stop):
+        return asker.ask("chat", {"model": "m", "messages": []}, text_of, stop, payer)
+
+    return dict(asker.each(one, range(number)))
 
 
 def test_requests_tokens_and_money_are_charged_to_the_payer(serve):
@@ -110,7 +122,7 @@ def test_no_request_is_sent_beyond_their_limit(serve, workers):
     server = serve(lambda *_: used())
     asker = client(server, workers=workers)
     with charged_to(Account(max_requests=5)):
-        found = dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(12)))
+        found = each(asker, 12)
     assert len(server.requests) == 5
     answered = [value for value in found.values() if value == "hi"]
     assert len(answered) == 5
@@ -131,7 +143,7 @@ def test_a_limit_of_money_is_passed_by_no_more_than_what_is_under_way(serve):
     account = Account(max_cost=0.5)
     asker = client(server, workers=workers, prices=prices)
     with charged_to(account):
-        found = dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(12)))
+        found = each(asker, 12)
     assert len(server.requests) == workers
     assert sum(value == "hi" for value in found.values()) == workers
     assert account.total.money == pytest.approx(3)
@@ -148,7 +160,7 @@ def test_two_that_ask_through_one_client_pay_for_their_own_requests(serve):
     def work(account, number):
         with charged_to(account):
             together.wait()
-            return dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(number)))
+            return each(asker, number)
 
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(work, accounts, [20, 12]))

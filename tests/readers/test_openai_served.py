@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from asking import now
 
 from ravqa.cli import main
 from ravqa.core.errors import PromptError, UserError
@@ -167,7 +168,8 @@ def test_prompts_are_counted_as_the_server_counts_them(transformers_serve):
     tested = remote(transformers_serve, tokenizer=transformers_serve.model, max_new_tokens=1)
     prompts = [Prompt(text) for text in QUESTIONS]
     used = [
-        tested.client.chat(
+        now(
+            tested.client,
             {**tested._body(), "messages": tested._messages(prompt)},
             lambda reply: reply["usage"]["prompt_tokens"],
         )

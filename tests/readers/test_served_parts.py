@@ -9,6 +9,7 @@ from PIL import Image
 
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.clients.openai import ForbiddenError, NoAnswerError, UnusableReplyError
+from ravqa.clients.transport import run
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
 from ravqa.core.records import Passage, Question
@@ -266,10 +267,10 @@ def test_every_request_can_be_stopped(monkeypatch):
 
     def each(ask, items):
         for position, item in enumerate(items):
-            yield position, ask(item, stop)
+            yield position, run(ask(item, stop))
 
     def send(reply):
-        def call(body, read, given, payer):
+        async def call(form, body, read, given, payer):
             stops.append(given)
             return read(reply(body))
 
@@ -278,8 +279,7 @@ def test_every_request_can_be_stopped(monkeypatch):
     def watched(reply, **options):
         tested = reader(**options)
         monkeypatch.setattr(tested.client, "each", each)
-        for name in ("chat", "complete"):
-            monkeypatch.setattr(tested.client, name, send(reply))
+        monkeypatch.setattr(tested.client, "ask", send(reply))
         return tested
 
     asked = [Prompt("a")]
@@ -309,7 +309,7 @@ def plain_server(replies):
     tested = reader(prompt_form="plain", scoring="echo")
     asked = []
 
-    def send(body, read, stop, setting, payer):
+    async def send(body, read, stop, setting, payer):
         asked.append((body["prompt"], bool(body.get("echo")), setting))
         return read(replies(body))
 
@@ -326,7 +326,7 @@ def test_an_end_mark_is_not_echoed(token):
         return {"choices": [{"text": text, "logprobs": listed}]}
 
     tested, asked = plain_server(reply)
-    assert tested._score_plain(Prompt("ab"), "c", None) == -1.0
+    assert run(tested._score_plain(Prompt("ab"), "c", None)) == -1.0
     assert asked == [("ab", False, "scoring"), ("ab c\n", True, "scoring")]
     assert not tested._echo_checked  # the next prompt may be checked
 
@@ -342,13 +342,13 @@ def test_an_echo_is_checked_once_within_a_tolerance():
     for off in (0.0, 0.49, -0.49):
         tested, asked = plain_server(reply)
         for _ in range(2):
-            assert tested._score_plain(Prompt("ab"), "c", None) == -1.0 - off
+            assert run(tested._score_plain(Prompt("ab"), "c", None)) == -1.0 - off
         assert [echo for _, echo, _ in asked] == [False, True, True, True]
         assert asked[1][0] == "abd"
     for off in (0.51, -0.51):
         tested, _ = plain_server(reply)
         with pytest.raises(UserError) as error:
-            tested._score_plain(Prompt("ab"), "c", None)
+            run(tested._score_plain(Prompt("ab"), "c", None))
         assert str(error.value) == (
             "the reader openai: the server gives 'd' the log-probability -1.00 when it generates "
             f"it and {-1 - off:.2f} when it echoes it: answers cannot be scored"
@@ -360,31 +360,34 @@ def test_a_server_that_forbids_log_probabilities_is_told_from_one_that_refuses_t
     sent = []
 
     def forbidding(say, also=()):
-        def chat(body, read, stop, payer):
+        async def ask(form, body, read, stop, payer):
             sent.append(body)
             if "logprobs" in body or also:
                 raise ForbiddenError(say)
             return read({})
 
-        tested.client.chat = chat
+        tested.client.ask = ask
         sent.clear()
+
+    def send(*given):
+        return run(tested._send(*given))
 
     forbids = "the reader openai: the server forbids log-probabilities (HTTP 403): set {} to {}"
     forbidding("no LogProbs here")
     body = {"model": "m", "logprobs": True}
-    assert refused(tested._send, body, dict, None) == (
+    assert refused(send, body, dict, None) == (
         UserError, forbids.format("log_probs", "false"),
     )  # fmt: skip
     assert len(sent) == 1
-    said = refused(tested._send, body, dict, None, "scoring")
+    said = refused(send, body, dict, None, "scoring")
     assert said == (UserError, forbids.format("scoring", "none"))
     forbidding("no")  # without a reason, the request is made once without them
-    assert refused(tested._send, body, dict, None)[1] == forbids.format("log_probs", "false")
+    assert refused(send, body, dict, None)[1] == forbids.format("log_probs", "false")
     assert sent == [body, {"model": "m"}]
     forbidding("no", also=True)
-    assert refused(tested._send, body, dict, None) == (ForbiddenError, "no")
+    assert refused(send, body, dict, None) == (ForbiddenError, "no")
     forbidding("no", also=True)
-    assert refused(tested._send, {"model": "m"}, dict, None) == (ForbiddenError, "no")
+    assert refused(send, {"model": "m"}, dict, None) == (ForbiddenError, "no")
     assert len(sent) == 1
 
 
@@ -400,11 +403,12 @@ def test_requests_about_one_question_differ_in_their_passages_alone(tmp_path):
     passages = [Passage(str(i), f"It eats {what}.") for i, what in enumerate(["leaves", "bark"])]
     bodies = []
     for image in (tmp_path / "a.png", data.getvalue()):  # each in a call of its own
-        images = served._Images(asking.config.image_size)
-        for passage in passages:
-            question = Question(1, "What does it eat?", image=image)
-            prompt, _ = template.prompt(question, [passage], reader=asking)
-            bodies.append(json.dumps(asking._request(prompt, images)))
+        question = Question(1, "What does it eat?", image=image)
+        prompts = [template.prompt(question, [p], reader=asking)[0] for p in passages]
+        images = served._Images(64, [prompt.images for prompt in prompts])
+        for prompt in prompts:
+            uris = run(images.uris(prompt.images))
+            bodies.append(json.dumps(asking._request(prompt, uris)))
     first, other, *others = bodies
     assert others == [first, other]
     common = first[: first.index("leaves")]

@@ -7,9 +7,9 @@ judges are not comparable.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -165,12 +165,12 @@ class LLMJudge(Judge):
         ]
         return self.client.each(self._ask, prompts)
 
-    def _ask(self, prompt: str, stop: threading.Event) -> float:
-        body = self.config.request(self._longest) | self.config.extra_body
-        if self.config.prompt_form == "plain":
-            return self.client.complete({**body, "prompt": prompt}, self._verdict, stop)
-        body["messages"] = self.config.messages(prompt)
-        return self.client.chat(body, self._verdict, stop)
+    async def _ask(self, prompt: str, stop: asyncio.Event) -> float:
+        form = self.config.prompt_form
+        chat = {"messages": self.config.messages(prompt)}
+        asked = chat if form == "chat" else {"prompt": prompt}
+        body = self.config.request(self._longest) | self.config.extra_body | asked
+        return await self.client.ask(form, body, self._verdict, stop)
 
     def _verdict(self, reply: Mapping[str, Any]) -> float:
         longest = self._longest + self.config.max_thinking_tokens
