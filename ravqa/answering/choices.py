@@ -35,7 +35,7 @@ def choice_of(raw: str, short: str, choices: Sequence[str], rule: ChoiceRule) ->
         choices: the question's choices.
         rule: what counts as giving a choice.
     """
-    if rule == "free":
+    if rule == "free" or not choices:
         return None
     texts = (raw.strip(), raw.strip().partition("\n")[0], short)
     if found := _equal(texts, choices, ("exact", "lower")):

@@ -71,6 +71,8 @@ class Marker:
 
     def _search(self, passages: Sequence[Passage]) -> None:
         new = [p for p in passages if p.passage_id not in self._searched]
+        if not new:
+            return
         texts = [passage.content for passage in new]
         self._searched.update(passage.passage_id for passage in new)
         for rule in prrecall.RULES:
