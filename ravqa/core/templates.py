@@ -18,6 +18,7 @@ from functools import lru_cache, wraps
 from typing import Any, cast
 
 from jinja2 import Environment, Template, TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -92,6 +93,19 @@ class _Counted(NodeTransformer):
     visit_List = visit_Dict = visit_Tuple = _literal  # noqa: N815
 
 
+class _Direct(CodeGenerator):
+    """Writes the calls that `_Counted` adds without the checks of what a template calls."""
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:  # noqa: N802
+        if not isinstance(node.node, nodes.EnvironmentAttribute):
+            super().visit_Call(node, frame, forward_caller=forward_caller)
+            return
+        self.visit(node.node, frame)
+        self.write("(")
+        self.visit(node.args[0], frame)
+        self.write(")")
+
+
 def _call(name: str, value: nodes.Expr) -> nodes.Expr:
     called = nodes.Call(nodes.EnvironmentAttribute(name), [value], [], None, None)
     called.set_lineno(value.lineno)
@@ -101,6 +115,7 @@ def _call(name: str, value: nodes.Expr) -> nodes.Expr:
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with limits; render its templates with `render`."""
 
+    code_generator_class = _Direct
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -174,18 +189,14 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         **kwargs: Any,
     ) -> Any:
         """Call something from a template; see the sandbox."""
-        use = __self
-        own = getattr(__obj, "__self__", None) is use
-        if not own:
-            method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps `format`
-            owner = getattr(method, "__self__", None)
-            values = [*args, *(v for k, v in kwargs.items() if k != "_loop_vars")]
-            if isinstance(owner, str):
-                values.insert(0, owner)
-            use._step()
-            _refuse_growth(getattr(method, "__name__", ""), values)
-        result = super().call(__context, __obj, *args, **kwargs)
-        return result if own else use._kept(result)
+        method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps `format`
+        owner = getattr(method, "__self__", None)
+        values = [*args, *(v for k, v in kwargs.items() if k != "_loop_vars")]
+        if isinstance(owner, str):
+            values.insert(0, owner)
+        __self._step()
+        _refuse_growth(getattr(method, "__name__", ""), values)
+        return __self._kept(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Apply an operator; see the sandbox."""
