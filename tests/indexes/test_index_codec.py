@@ -106,8 +106,6 @@ def test_a_long_querys_sample_is_spread_evenly_and_comes_first(lanes, expected):
 )
 def test_candidates_grow_with_the_root_of_the_corpus(passages, vectors, expected):
     assert search.default_candidates(passages, vectors) == expected
-    uncorrected = expected * 40 // 15 if vectors > 64 else expected
-    assert search.default_candidates(passages, vectors, corrected=False) == uncorrected
 
 
 def test_measuring_stops_when_no_other_value_can_be_among_the_greatest():

@@ -361,7 +361,7 @@ def test_room_is_used_again_and_never_twice_at_once():
 )
 def test_efforts_multiply_candidates(monkeypatch, options, expected):
     """`_cascade` is told how many candidates there are to be, and how much slack."""
-    monkeypatch.setattr(search, "default_candidates", lambda passages, vectors, corrected: 3000)
+    monkeypatch.setattr(search, "default_candidates", lambda passages, vectors: 3000)
     asked = []
     index = object.__new__(CompressedIndex)
     index.config, index.__dict__["_compiled"] = CompressedIndex.Config(), True

@@ -16,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from ravqa.core.errors import UserError
 from ravqa.indexes.compressed import codec, torch_search
+from ravqa.indexes.compressed.codec import SCALE_UNIT
 from ravqa.indexes.compressed.torch_search import TorchSearch
 
 DIM = 24
 STORAGES = ["9bit", "4bit", "float16"]
-LIFT = 2.0
+LIFT, MEAN = 2.0, 0.75
 CPU = torch.device("cpu")
 
 
@@ -65,7 +66,7 @@ def queries():
 def searcher(monkeypatch, *, room=0, half=False, device=CPU):
     """A search that may keep `room` bytes of stored vectors on the device."""
     monkeypatch.setattr(TorchSearch, "_room", lambda self: room)
-    found = TorchSearch(device, LIFT, None)
+    found = TorchSearch(device, LIFT, MEAN, None)
     found._half = half
     return found
 
@@ -117,15 +118,19 @@ def test_scores_of_any_rows_are_maxsim_of_what_is_stored(made, queries, monkeypa
 
 
 def scanned(index, query):
-    """The scan by its definition: per query vector the best lifted product of centroids."""
+    """The scan by its definition: per query vector the best lifted product of centroids, and the
+    products of all with a share of the passage's mean residual."""
     shared = index._state.shared
     lift = LIFT * shared.spread[:, None] * np.linalg.norm(query, axis=1)
-    table = shared.centers @ (query @ shared.rotation).T + lift
+    rotated = query @ shared.rotation
+    table = shared.centers @ rotated.T + lift
     for segment in index._state.segments:
         bounds = segment.arrays["run_offsets"]
         for i in range(len(segment.ids)):
             codes = segment.arrays["centroids"][bounds[i] : bounds[i + 1]]
-            yield table[codes].max(0).sum() if len(codes) else -np.inf
+            mean = segment.arrays["means"][i] * (segment.arrays["mean_scales"][i] * SCALE_UNIT)
+            added = MEAN * (rotated @ mean).sum()
+            yield table[codes].max(0).sum() + added if len(codes) else -np.inf
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -314,7 +319,7 @@ def test_a_device_is_waited_for_three_times_however_much_there_is_to_do(made, qu
 @one_storage
 def test_what_does_not_fit_is_said_once_with_its_setting(made, monkeypatch, caplog):
     index, _ = made
-    search = TorchSearch(torch.device("meta"), LIFT, 1e-9)
+    search = TorchSearch(torch.device("meta"), LIFT, MEAN, 1e-9)
     assert not search.resident(index._state)
     search._known = None
     search.resident(index._state)
@@ -322,8 +327,8 @@ def test_what_does_not_fit_is_said_once_with_its_setting(made, monkeypatch, capl
     assert "index.device_gib" in record.getMessage()
     assert "\n" not in record.getMessage()
     caplog.clear()
-    assert TorchSearch(torch.device("meta"), LIFT, 1.0).resident(index._state)
-    TorchSearch(CPU, LIFT, None).resident(index._state)  # has no share to exceed
+    assert TorchSearch(torch.device("meta"), LIFT, MEAN, 1.0).resident(index._state)
+    TorchSearch(CPU, LIFT, MEAN, None).resident(index._state)  # has no share to exceed
     assert not caplog.records
 
 
@@ -334,10 +339,10 @@ def test_a_devices_share_is_a_quarter_of_what_is_free(monkeypatch):
         memory_allocated=lambda device: 100,
     )
     monkeypatch.setattr(torch, "cuda", module)
-    assert TorchSearch(torch.device("cuda"), LIFT, None)._room() == 300
-    assert TorchSearch(torch.device("cuda"), LIFT, 0.5)._room() == 2**29
-    assert TorchSearch(torch.device("meta"), LIFT, None)._room() == 0  # unknown
-    assert TorchSearch(CPU, LIFT, 0.5)._room() == 0
+    assert TorchSearch(torch.device("cuda"), LIFT, MEAN, None)._room() == 300
+    assert TorchSearch(torch.device("cuda"), LIFT, MEAN, 0.5)._room() == 2**29
+    assert TorchSearch(torch.device("meta"), LIFT, MEAN, None)._room() == 0  # unknown
+    assert TorchSearch(CPU, LIFT, MEAN, 0.5)._room() == 0
 
 
 @one_storage
@@ -372,7 +377,7 @@ def test_groups_of_queries_of_like_length_are_bounded_by_tables_and_scores(monke
     monkeypatch.setattr(torch_search, "_TABLES", 4 * 1000)
     lengths = [30, 10, 200, 11, 20]
     queries = [np.zeros((n, DIM), np.float32) for n in lengths]
-    group = TorchSearch(CPU, LIFT, None)._groups
+    group = TorchSearch(CPU, LIFT, MEAN, None)._groups
     assert list(group(queries, 10, 1)) == [[1, 3, 4], [0], [2]]
     assert list(group(queries, 1, 400)) == [[1, 3], [4, 0], [2]]
     assert list(group(queries, 10**6, 10**6)) == [[1], [3], [4], [0], [2]]
@@ -395,7 +400,7 @@ def test_decoding_is_that_of_the_codec(dim, bits, dtype):
         rng.integers(0, 256, (40, codec.fine_width(dim, bits)), np.uint8),
         rng.choice([1, 40, 700, 65535], 40).astype(np.uint16),
     )
-    codes = torch_search._codes(torch.from_numpy(coded.codes.view(np.int16)))
+    codes = torch_search._unsigned(torch.from_numpy(coded.codes.view(np.int16)))
     found = torch_search._decode(
         torch.from_numpy(centers).to(dtype)[codes],
         torch.from_numpy(coded.residuals),

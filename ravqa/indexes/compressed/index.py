@@ -193,13 +193,13 @@ def _growth(passages: int) -> float:
     return float(max(1.0, passages / 10_000) ** 0.25)
 
 
-def default_candidates(passages: int, vectors: int, corrected: bool = True) -> int:
+def default_candidates(passages: int, vectors: int) -> int:
     """Return how many passages are refined, by a query's vectors, at the default effort.
 
     15 x the root of the corpus if a sample of the vectors is used, else 11 x, and more from 10,000
-    passages on (`benchmarks/search.py`); if the scan is not `corrected` by mean residuals, 40 x.
+    passages on (`benchmarks/search.py`).
     """
-    share = 11 if _sampled(vectors) == vectors else 15 if corrected else 40
+    share = 11 if _sampled(vectors) == vectors else 15
     return int(share * np.sqrt(passages) * _growth(passages))
 
 
@@ -427,7 +427,7 @@ class CompressedIndex(SegmentedIndex):
 
         with self._mutex:
             if self._by_torch is None:
-                self._by_torch = TorchSearch(self._device, _LIFT, self.config.device_gib)
+                self._by_torch = TorchSearch(self._device, _LIFT, _MEAN, self.config.device_gib)
             return self._by_torch
 
     def _search(
@@ -451,7 +451,7 @@ class CompressedIndex(SegmentedIndex):
     def _count(self, config: Config, state: State, vectors: int, k: int) -> int:
         """Return the number of candidates for a query of so many vectors."""
         factor = _EFFORTS[config.effort].candidates
-        usual = factor * default_candidates(len(state.alive), vectors, self._compiled)
+        usual = factor * default_candidates(len(state.alive), vectors)
         if not self._compiled and not self._torch().resident(state):
             usual = min(usual, _BY_TORCH * factor * np.sqrt(len(state.alive)))
         return max(config.candidates or int(max(usual, _FOR_EACH * k)), 2 * k)

@@ -4,8 +4,8 @@ The stages of `compressed.index`, as they suit a device that multiplies dense ma
 it picks single runs:
 
 1. a table of the products of all centroids and the vectors of several queries, lifted as there;
-2. the scan: for every passage the best entry per query vector, summed. `embedding_bag` finds these
-   maxima without a copy of the entries;
+2. the scan: for every passage the best entry per query vector, summed, and corrected by the mean
+   residual. `embedding_bag` finds these maxima without a copy of the entries;
 3. MaxSim of the candidates over all stored vectors in half precision, which only chooses those
 4. that are scored in float32: MaxSim over the stored vectors, which gives ranking and scores.
 
@@ -63,6 +63,7 @@ class _Part:
             the device.
         codes: int16 [runs], the runs' centroids; all codes have the bits of uint16.
         of_vectors: int16 [vectors], the vectors' centroids; empty if vectors are stored whole.
+        means: int8 [passages, dim], mean residuals, and their units, int16 [passages].
         stored: what vectors are decoded from, by its name in the segment: tensors on the device, or
             the segment's arrays.
         resident: whether they are on the device.
@@ -75,6 +76,7 @@ class _Part:
     runs: torch.Tensor
     codes: torch.Tensor
     of_vectors: torch.Tensor
+    means: tuple[torch.Tensor, torch.Tensor]
     stored: Mapping[str, Any]
     resident: bool
 
@@ -105,16 +107,18 @@ class _Loaded:
 class TorchSearch:
     """Searches states of one index on one device; for many threads at a time."""
 
-    def __init__(self, device: torch.device, lift: float, gib: float | None):
+    def __init__(self, device: torch.device, lift: float, mean: float, gib: float | None):
         """Load nothing yet.
 
         Args:
             lift: standard deviations of a centroid's vectors by which its products are raised.
+            mean: share of the product with a passage's mean residual that is added to the scan.
             gib: GiB of stored vectors to keep on the device, which is not the CPU; None for a
                 quarter of its free memory.
         """
         self._device = device
         self._lift = lift
+        self._mean = mean
         self._gib = gib
         self._half = device.type != "cpu"
         self._at_once = _AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE)
@@ -195,26 +199,32 @@ class TorchSearch:
         self, loaded: _Loaded, queries: _Queries, allowed: torch.Tensor, counts: Sequence[int]
     ) -> list[Array]:
         """Return the rows of each query's candidates, as many as `counts` says, in order."""
-        scores = self._scan(loaded, self._table(loaded, queries), len(queries.lengths))
+        scores = self._scan(loaded, *self._table(loaded, queries))
         scores.masked_fill_(~allowed, -torch.inf)
         found = scores.topk(max(counts)).indices.cpu().numpy()
         return [np.sort(row[:count]) for row, count in zip(found, counts, strict=True)]
 
-    def _table(self, loaded: _Loaded, queries: _Queries) -> torch.Tensor:
+    def _table(self, loaded: _Loaded, queries: _Queries) -> tuple[torch.Tensor, torch.Tensor]:
         """Return lifted products [centroids, queries x the longest's vectors].
 
-        In half precision each query's are divided by the greatest, which changes no order.
+        In half precision each query's are divided by the greatest, which changes no order. The
+        second result is to be multiplied by mean residuals, float32 [queries, dim]: the sum of a
+        query's vectors, in the table's units and times the share that counts.
         """
+        toward = queries.rotated.sum(1) * (self._mean * SCALE_UNIT)
         table = loaded.centers[torch.float32] @ queries.rotated.flatten(0, 1).T
         table.addcmul_(loaded.lift[:, None], queries.rotated.norm(dim=2).flatten())
         if self._half:
             each = table.view(len(table), *queries.rotated.shape[:2])
-            each /= each.abs().amax((0, 2)).clamp_min(1e-30)[:, None]
+            greatest = each.abs().amax((0, 2)).clamp_min(1e-30)[:, None]
+            each /= greatest
+            toward /= greatest
             table = table.half()
-        return table
+        return table, toward
 
-    def _scan(self, loaded: _Loaded, table: torch.Tensor, queries: int) -> torch.Tensor:
+    def _scan(self, loaded: _Loaded, table: torch.Tensor, toward: torch.Tensor) -> torch.Tensor:
         """Return approximate scores of all rows, float32 [queries, rows]; 0 without vectors."""
+        queries = len(toward)
         out = torch.zeros((queries, len(loaded.state.alive)), device=self._device)
         step = max(1, self._at_once // (12 * table.shape[1]))
         for row, part in loaded.parts:
@@ -224,12 +234,14 @@ class TorchSearch:
                 if begin == end:
                     continue
                 best = torch.nn.functional.embedding_bag(
-                    _codes(part.codes[begin:end]),
+                    _unsigned(part.codes[begin:end]),
                     table,
                     (part.runs[first:last] - begin).int(),
                     mode="max",
                 )
                 sums = best.view(last - first, queries, -1).sum(2, dtype=torch.float32)
+                means, units = (values[first:last] for values in part.means)
+                sums.addcmul_(means.float() @ toward.T, _unsigned(units)[:, None])
                 out[:, row + first : row + last] = sums.T
         return out
 
@@ -306,7 +318,7 @@ class TorchSearch:
             taken = {name: self._there(a, on_host) for name, a in part.stored.items()}
         if "vectors" in taken:
             return taken["vectors"].to(centers.dtype)
-        codes = _codes(part.of_vectors.index_select(0, places))
+        codes = _unsigned(part.of_vectors.index_select(0, places))
         return _decode(centers.index_select(0, codes), **taken)
 
     # -- what is on the device ----------------------------------------------------------------
@@ -413,6 +425,7 @@ class TorchSearch:
         bounds = np.asarray(segment.arrays["run_offsets"][first : last + 1])
         vectors = slice(offsets[0], offsets[-1])
         stored = {name: array[vectors] for name, array in arrays.items()}
+        means, units = (segment.arrays[name][first:last] for name in ("means", "mean_scales"))
         return _Part(
             lengths=segment.arrays["lengths"][first:last],
             offsets=offsets - offsets[0],
@@ -421,6 +434,7 @@ class TorchSearch:
             runs=self._resident(bounds - bounds[0]),
             codes=self._resident(segment.arrays["centroids"][bounds[0] : bounds[-1]]),
             of_vectors=self._resident(of_vectors[vectors] if len(of_vectors) else of_vectors),
+            means=(self._resident(means), self._resident(units)),
             stored={k: self._resident(a) for k, a in stored.items()} if resident else stored,
             resident=resident,
         )
@@ -510,8 +524,8 @@ def _free(device: torch.device) -> int:
     return int(module.mem_get_info(device)[0] + held)
 
 
-def _codes(stored: torch.Tensor) -> torch.Tensor:
-    """Return centroids' numbers as int32."""
+def _unsigned(stored: torch.Tensor) -> torch.Tensor:
+    """Return as int32 what has the bits of uint16."""
     return stored.int().bitwise_and_(0xFFFF)
 
 
@@ -569,5 +583,5 @@ def _decode(
         rest[:, : bits.shape[1]].add_(bits, alpha=0.5)
         if four:
             rest[:, : bits.shape[1]].sub_(0.25)
-    steps = scales.int().bitwise_and_(0xFFFF) * SCALE_UNIT
+    steps = _unsigned(scales) * SCALE_UNIT
     return torch.addcmul(centers, rest, steps.to(centers.dtype)[:, None])
