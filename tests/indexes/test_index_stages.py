@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from ravqa.indexes import maxsim as products
 from ravqa.indexes.auto import AutoIndex
 from ravqa.indexes.compressed import index as search
 from ravqa.indexes.compressed import native
+from ravqa.indexes.compressed import threads as shared_threads
 from ravqa.indexes.compressed.codec import SCALE_UNIT
 from ravqa.indexes.compressed.index import CompressedIndex
 from ravqa.indexes.exact import ExactIndex
@@ -339,6 +342,29 @@ def test_numpy_has_its_threads_again_after_a_search(made, monkeypatch):
         with pytest.raises(ValueError, match="failed"), kernels.lone_products():
             raise ValueError("failed")
         assert threads() == {2}
+
+
+@pytest.mark.parametrize("made", ["9bit"], indirect=True)
+@pytest.mark.parametrize("kernels", ["numba", *NATIVE])
+def test_many_queries_are_searched_at_a_time_by_one_thread_each(made, kernels, monkeypatch):
+    index = way(made[0], kernels)
+    queries = Topics(seed=9, dim=DIM).passages(5)
+    expected = [index.search([query], 5)[0] for query in queries]
+    monkeypatch.setattr(shared_threads, "_processors", lambda: 2)
+    usual, both, seen = CompressedIndex._search, threading.Barrier(2, timeout=30), []
+
+    def searched(*arguments):
+        seen.append(shared_threads.threads())
+        if seen[-1] == 1:
+            both.wait()  # two are here at a time, or this fails
+        return usual(*arguments)
+
+    monkeypatch.setattr(CompressedIndex, "_search", searched)
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(shared_threads, "pool", lambda: pool)
+        assert index.search(queries, 5) == expected
+        assert seen == [1, 1, 1, 1, 2]
+        assert shared_threads.threads() == 2
 
 
 def test_room_is_used_again_and_never_twice_at_once():

@@ -51,7 +51,7 @@ from ravqa.indexes.compressed.codec import (
     each,
     fine_width,
 )
-from ravqa.indexes.compressed.threads import pool
+from ravqa.indexes.compressed.threads import alone, pool, threads
 from ravqa.indexes.maxsim import device_of
 from ravqa.indexes.segmented.index import (
     Passages,
@@ -140,7 +140,8 @@ def _along(rows: Array, scales: Array, vector: Array, out: Array) -> None:
         out[part] = np.einsum("nh,h->n", rows[part].astype(np.float32), vector) * scales[part]
 
     firsts = range(0, len(rows), _BLOCK)
-    for _ in pool().map(some, firsts) if len(firsts) > 1 else map(some, firsts):
+    together = len(firsts) > 1 and threads() > 1
+    for _ in pool().map(some, firsts) if together else map(some, firsts):
         pass
 
 
@@ -417,7 +418,13 @@ class CompressedIndex(SegmentedIndex):
         params: Mapping[str, Any],
     ) -> list[tuple[Array, Array]]:
         if self._compiled:
-            return super()._search_all(state, queries, k, allowed, params)
+            # A processor per query loses nothing to waiting, as the stages of one query do.
+            count = len(queries) // threads() * threads() if threads() > 1 else 0
+            found = alone(
+                lambda query: self._search(state, query, k, allowed, params), queries[:count]
+            )
+            rest = super()._search_all(state, queries[count:], k, allowed, params)
+            return found + rest
         config = self._asked(params)
         wanted = [self._count(config, state, len(query), k) for query in queries]
         return self._torch().search(state, queries, k, allowed & state.matchable, wanted)
