@@ -47,12 +47,14 @@ def stages(indexes: dict[str, CompressedIndex], query: np.ndarray, repeat: int) 
     index = indexes["numba"]
     state, count = index._state, len(index._state.alive)
     lanes, near = search._sampled(len(query)), int(K + search._NEAR * search._growth(count))
+    margin = search._MARGIN if lanes < len(query) else search._WIDE
     with index._prepared(state, query) as found:
-        scanned = index._scan(state, found)
-        first = search._best(scanned, search.default_candidates(count, len(query)))
-        bounds, _ = index._refined(state, found, first, search._MARGINS[0], lanes)
+        seen, mean = index._scan(state, found)
+        guesses = seen + np.float32(search._MEAN) * mean
+        first = search._best(guesses, search.default_candidates(count, len(query)))
+        bounds, _ = index._refined(state, found, first, search._MARGIN, lanes)
         second = first[search._best(bounds, near)]
-        bounds, _ = index._refined(state, found, second, search._MARGINS[1])
+        bounds, _ = index._refined(state, found, second, margin)
         last = second[np.argsort(-bounds)[:SCORED]]
 
     def tables(way: str) -> None:
@@ -70,10 +72,11 @@ def stages(indexes: dict[str, CompressedIndex], query: np.ndarray, repeat: int) 
     held = {way: indexes[way]._prepared(indexes[way]._state, query) for way in WAYS}
     prepared = {way: held[way].__enter__() for way in WAYS}
     times["scan"] = stage("_scan")
-    times[f"{len(first)} refined by {lanes} vectors"] = stage(
-        "_refined", first, search._MARGINS[0], lanes
-    )
-    times[f"{len(second)} refined"] = stage("_refined", second, search._MARGINS[1])
+    if lanes < len(query):
+        times[f"{len(first)} refined by {lanes} vectors"] = stage(
+            "_refined", first, search._MARGIN, lanes
+        )
+    times[f"{len(second)} refined"] = stage("_refined", second, margin)
     times[f"{len(last)} scored"] = stage("_scores", last)
     for way in reversed(WAYS):
         held[way].__exit__(None, None, None)
@@ -102,7 +105,6 @@ def main() -> None:
     print("\n| queries (vectors) | stage | numba, ms | native, ms | ratio |\n|---|---|---|---|---|")
     for kind in args.kinds:
         query = search_data.queries(args.folder, kind)[QUERY]
-        query = query[np.abs(query).sum(1) > 0]
         for name, times in stages(indexes, query, args.repeat).items():
             numba, compiled = times["numba"], times["native"]
             row = f"{kind} ({len(query)}) | {name} | {numba:.2f} | {compiled:.2f}"
