@@ -91,9 +91,7 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     return target.stat().st_size
 
 
-def unpack(
-    source: Path, target: Path, progress: Progress | None, *, trusted: bool = False
-) -> None:
+def unpack(source: Path, target: Path, progress: Progress | None, *, trusted: bool = False) -> None:
     """Unpack an archive into a new collection, checking every byte against its list.
 
     Args:

@@ -412,7 +412,7 @@ class CollectionFolder:
         try:
             values = read_json(file)
             version = values["format"]
-            readable = version if version in (FIRST_FORMAT, LIVE_FORMAT) else FORMAT
+            readable = version if version in (FIRST_FORMAT, FORMAT) else LIVE_FORMAT
             check_format(version, readable, f"the collection in {self.path}")
             given = {name: values[name] for name in (*_FIELDS, "format")}
             more = {name: values[name] for name in _OPTIONAL if name in values}

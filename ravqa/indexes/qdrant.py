@@ -21,6 +21,9 @@ of up to 10,240 dimensions, were worse; means of 4 to 16 parts of a passage abou
 vectors of centroids better for 32 vectors only. But MiniLM was trained for averaging, and other
 encoders are not: with another one, compare with `prefetch: null`, which scores every passage.
 
+On a server an index is built as the collection NAME-VERSION, and NAME is an alias of it. An index
+that replaces another is built beside it; then the alias is switched, and the old one deleted.
+
 Without a `url` the engine runs in this process (qdrant-edge), in the index's folder: for tests and
 small corpora. `QdrantClient(path=...)` is not offered, because it reads pickles.
 """
@@ -28,12 +31,17 @@ small corpora. `QdrantClient(path=...)` is not offered, because it reads pickles
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
 import os
+import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version as version_of
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -43,7 +51,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from pydantic import Field, field_validator
 
-from ravqa.core.errors import DamagedError, UserError, import_extra
+from ravqa.core.errors import DamagedError, ServerError, UserError, import_extra
 from ravqa.core.files import atomic_write, lock
 from ravqa.core.locations import real_path
 from ravqa.core.masking import Mask
@@ -60,10 +68,15 @@ from ravqa.indexes.base import (
 )
 from ravqa.indexes.segmented.store import check_format
 
+_log = logging.getLogger(__name__)
+
 _FORMAT = 1
 _POINTER = "qdrant.json"
 _KEY = "QDRANT_API_KEY"
 _WHY = "the index qdrant"
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a request is repeated, while `timeout` lasts
+_LONGEST = 30.0  # seconds that a server may ask to wait
+_HELLO = 10  # seconds for a server's first answer, with its version
 _BATCH = 2**18  # components in an upload: a few megabytes of JSON, servers accept 32
 _PAGE = 1000  # points per request
 _NAMES = uuid.UUID("6d1b1c4e-8b43-5a0e-9f3c-0d2f4c6a7e11")
@@ -86,8 +99,20 @@ class _Engine(Protocol):
 
     def exists(self) -> bool: ...
 
-    def create(self, dim: int, storage: str) -> None:
-        """Create the collection, replacing an existing one."""
+    def use(self, version: str | None) -> None:
+        """Use this version of the collection, whether or not it is published; None for that one."""
+        ...
+
+    def create(self, dim: int, storage: str, version: str) -> None:
+        """Create a version of the collection, replacing an existing one, and use it."""
+        ...
+
+    def publish(self) -> None:
+        """Give the version in use the collection's name, and delete all others."""
+        ...
+
+    def drop(self) -> None:
+        """Delete the version in use."""
         ...
 
     def put(self, points: Sequence[Point]) -> None:
@@ -232,11 +257,15 @@ class QdrantIndex(StoredIndex):
         dim: int,
         config: Config | None = None,
         fingerprint: str = "",
+        replaces: str | None = None,
     ) -> Self:
         """Build a collection of passages and open it; see `SegmentedIndex.build`.
 
         An existing collection of this name is reused if it was completely built from the same
         `fingerprint` (not ""); an incomplete one is built again.
+
+        Args:
+            replaces: the fingerprint of an index of this name that `publish` will replace.
 
         Raises:
             UserError: the collection holds something else, or another process is building here.
@@ -251,16 +280,33 @@ class QdrantIndex(StoredIndex):
         ):
             if cls.built(path):
                 raise UserError(f"{path} already has an index")
-            if not _already(engine, fingerprint):
+            if not _already(engine, fingerprint, replaces):
+                # Only an index that nobody searches is replaced before its owner says so.
+                free = not engine.exists() or not getattr(_description(engine), "whole", False)
                 meta = _Description(_FORMAT, dim, fingerprint, config.storage)
-                engine.create(dim, config.storage)
+                engine.create(dim, config.storage, _version(fingerprint))
                 engine.put([meta.point])
                 done = _upload(engine, checked_passages(ids, embeddings, dim), 0)
                 engine.optimize()
                 engine.put([replace(meta, whole=True, passages=done, next=done).point])
                 engine.flush()
+                if free:
+                    engine.publish()
             atomic_write(path / _POINTER, config.model_dump_json())
-        return cls(path, config)
+        return cls(path, config, fingerprint=fingerprint or None)
+
+    def publish(self) -> None:
+        """See `Index.publish`: the alias is switched, which searches do not notice."""
+        self._engine.publish()
+
+    def drop(self) -> None:
+        """Delete the collection from the server."""
+        for version in (None, _version(self.fingerprint)):
+            self._engine.use(version)
+            found = self._described()
+            if found is not None and found.fingerprint == self.fingerprint:
+                self._engine.drop()
+        self.close()
 
     def close(self) -> None:
         """Release the engine; the index cannot be used afterwards."""
@@ -270,15 +316,25 @@ class QdrantIndex(StoredIndex):
 
     def _read(self) -> _Description:
         """Return the description that the collection holds of itself."""
+        meta = self._described()
+        if self._wanted and (meta is None or meta.fingerprint != self._wanted):
+            self._engine.use(_version(self._wanted))  # it may be built, and not published yet
+            built = self._described()
+            if built is not None and built.whole and built.fingerprint == self._wanted:
+                meta = built
+            else:
+                self._engine.use(None)
         where = self._engine.where
-        if not self._engine.exists():
-            raise UserError(f"no index in {self.path}: there is no {where}; build it")
-        meta = _description(self._engine)
+        if meta is None and not self._engine.exists():
+            raise DamagedError(f"no index in {self.path}: {where} does not exist")
         if meta is None or not meta.whole:
-            raise UserError(f"{where} has an index whose build did not end: build it again")
+            raise DamagedError(f"{where} has an index whose build did not end: build it again")
         check_format(meta.format, _FORMAT, where)
         self._check_source(meta.fingerprint, where, "build it again, or use another collection")
         return meta
+
+    def _described(self) -> _Description | None:
+        return _description(self._engine) if self._engine.exists() else None
 
     @property
     def dim(self) -> int:
@@ -497,7 +553,13 @@ def _description(engine: _Engine) -> _Description | None:
         raise UserError(f"{engine.where} is no index of ravqa, or is damaged ({e})") from None
 
 
-def _already(engine: _Engine, fingerprint: str) -> bool:
+def _version(fingerprint: str) -> str:
+    """Return the part of a collection's name that tells what was built, or when."""
+    text = fingerprint or uuid.uuid4().hex
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _already(engine: _Engine, fingerprint: str, replaces: str | None = None) -> bool:
     """Return whether a complete collection exists; False if it may be built or rebuilt.
 
     Raises:
@@ -512,6 +574,8 @@ def _already(engine: _Engine, fingerprint: str) -> bool:
         return False
     if fingerprint and (meta.format, meta.fingerprint) == (_FORMAT, fingerprint):
         return True
+    if replaces is not None and meta.fingerprint == replaces:
+        return False
     raise UserError(
         f"{engine.where} already has an index, of another corpus or by another encoder: "
         "use another collection, or delete this one"
@@ -536,42 +600,126 @@ def _pointed_at(path: Path) -> QdrantIndex.Config:
         ) from None
 
 
+_met: set[str] = set()  # addresses of servers whose versions were compared
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    """Return major and minor number of a version."""
+    parts = re.match(r"(\d+)\.(\d+)", version)
+    if parts is None:
+        raise UserError(f"a Qdrant version is expected, as 1.16.0, got {version!r:.40}")
+    return int(parts[1]), int(parts[2])
+
+
 class _Server:
     """A collection on a server."""
 
     def __init__(self, config: QdrantIndex.Config, collection: str):
-        package = import_extra("qdrant_client", "qdrant", why=_WHY)
-        self._models = package.models
+        self._models = import_extra("qdrant_client", "qdrant", why=_WHY).models
         self._failures = import_extra("qdrant_client.http.exceptions", "qdrant", why=_WHY)
-        self._collection = collection
+        common = import_extra("qdrant_client.common.client_exceptions", "qdrant", why=_WHY)
+        self._busy = common.ResourceExhaustedResponse
+        self._name = self._collection = collection
+        self._config = config
         self.where = f"the collection {collection} at {config.url}"
-        # The version check runs in its own thread, and warns when the server is unreachable.
         key = os.environ.get(_KEY)
         self._mask = Mask(key or "")
-        self._client = package.QdrantClient(
-            url=config.url,
-            api_key=key,
-            timeout=config.timeout,
+        self._client = self._connected(config.timeout)
+
+    def _connected(self, timeout: int) -> Any:
+        package = import_extra("qdrant_client", "qdrant", why=_WHY)
+        return package.QdrantClient(
+            url=self._config.url,
+            api_key=os.environ.get(_KEY),
+            timeout=timeout,
+            # The client checks versions in its own thread, and warns when a server is unreachable.
             check_compatibility=False,
         )
 
     def _ask(self, method: str, **options: Any) -> Any:
-        try:
-            return getattr(self._client, method)(collection_name=self._collection, **options)
-        except self._failures.UnexpectedResponse as e:
-            hint = f"; is {_KEY} set?" if e.status_code in {401, 403} else ""
-            text = self._mask.text(" ".join(e.content.decode(errors="replace").split()))[:200]
-            raise UserError(f"{self.where}: {e.status_code} {text}{hint}") from None
-        except self._failures.ResponseHandlingException as e:
-            reason = self._mask.text(str(e.source))
-            raise UserError(f"{self.where} cannot be reached: {reason}") from None
+        return self._send(method, collection_name=self._collection, **options)
+
+    def _send(self, method: str, *, client: Any = None, patience: int = 0, **options: Any) -> Any:
+        """Send a request, again if the server is busy, failing or away.
+
+        Raises:
+            ServerError: it stays so for `patience` seconds (`timeout` in the options), or refuses.
+        """
+        ask = getattr(client or self._client, method)
+        end = time.monotonic() + (patience or self._config.timeout)
+        for attempt in count():
+            asked = 0.0
+            try:
+                return ask(**options)
+            except self._failures.UnexpectedResponse as e:
+                if attempt and e.status_code == 409:  # what was repeated had been done
+                    return None
+                error = self._refused(e)
+                passing = e.status_code == 429 or (e.status_code or 0) >= 500
+            except self._failures.ResponseHandlingException as e:
+                passing = not isinstance(e.source, ValueError)
+                what = "cannot be reached" if passing else "gives an answer that is not Qdrant's"
+                error = ServerError(f"{self.where} {what}: {self._reason(str(e.source))}")
+            except self._busy as e:
+                error = ServerError(f"{self.where}: 429 {self._reason(str(e))}")
+                passing, asked = True, float(e.retry_after_s)
+            wait = max(asked, _WAITS[min(attempt, len(_WAITS) - 1)]) if _WAITS else 0.0
+            late = time.monotonic() + wait > end
+            if not passing or attempt >= len(_WAITS) or wait > _LONGEST or late:
+                raise error
+            time.sleep(wait)
+        raise AssertionError
+
+    def _refused(self, e: Any) -> ServerError:
+        hint = f"; is {_KEY} set?" if e.status_code in {401, 403} else ""
+        text = self._reason(e.content.decode(errors="replace"))
+        return ServerError(f"{self.where}: {e.status_code} {text}{hint}")
+
+    def _reason(self, text: str) -> str:
+        return self._mask.text(" ".join(text.split()))[:200]
+
+    def _meet(self) -> None:
+        """Compare the server's version with the client's, at this process's first request.
+
+        Raises:
+            ServerError: it does not answer.
+            UserError: their major versions differ.
+        """
+        url = str(self._config.url)
+        if url in _met:
+            return
+        patience = min(_HELLO, self._config.timeout)
+        with contextlib.closing(self._connected(patience)) as client:
+            found = str(self._send("info", client=client, patience=patience).version)
+        own = version_of("qdrant-client")
+        server, ours = (_numbers(text) for text in (found, own))
+        if server[0] != ours[0]:
+            raise UserError(
+                f"the Qdrant server at {url} has version {found}, and qdrant-client {own}: "
+                "their major versions must be equal"
+            )
+        if abs(server[1] - ours[1]) > 1:
+            _log.warning(
+                "the Qdrant server at %s has version %s, and qdrant-client %s: Qdrant supports "
+                "minor versions that differ by no more than 1",
+                *(url, found, own),
+            )
+        _met.add(url)
+
+    def _aliases(self) -> dict[str, str]:
+        return {a.alias_name: a.collection_name for a in self._send("get_aliases").aliases}
 
     def exists(self) -> bool:
-        return bool(self._ask("collection_exists"))
+        self._meet()
+        return self._collection in self._aliases() or bool(self._ask("collection_exists"))
 
-    def create(self, dim: int, storage: str) -> None:
+    def use(self, version: str | None) -> None:
+        self._collection = self._name if version is None else f"{self._name}-{version}"
+
+    def create(self, dim: int, storage: str, version: str) -> None:
         m = self._models
-        if self.exists():
+        self.use(version)
+        if self._ask("collection_exists"):
             self._ask("delete_collection")
         tokens = m.VectorParams(
             size=dim,
@@ -584,6 +732,34 @@ class _Server:
         mean = m.VectorParams(size=dim, distance=m.Distance.DOT)
         self._ask("create_collection", vectors_config={"tokens": tokens, "mean": mean})
 
+    def publish(self) -> None:
+        m, made = self._models, self._collection
+        if made == self._name:
+            return
+        old = self._aliases().get(self._name)
+        self._collection = self._name
+        if old is None and self._ask("collection_exists"):  # incomplete, or of an older version
+            self._ask("delete_collection")
+        if old != made:
+            new = m.CreateAlias(collection_name=made, alias_name=self._name)
+            changes = [m.CreateAliasOperation(create_alias=new)]
+            if old is not None:
+                gone = m.DeleteAlias(alias_name=self._name)
+                changes.insert(0, m.DeleteAliasOperation(delete_alias=gone))
+            self._send("update_collection_aliases", change_aliases_operations=changes)
+        for other in self._versions():
+            if other != made:  # replaced, or left by a build that was killed
+                self._send("delete_collection", collection_name=other)
+
+    def _versions(self) -> list[str]:
+        """Return the names of the collections that were built under this name."""
+        names = [c.name for c in self._send("get_collections").collections]
+        return [n for n in names if re.fullmatch(re.escape(self._name) + "-[0-9a-f]{12}", n)]
+
+    def drop(self) -> None:
+        target = self._aliases().get(self._collection, self._collection)
+        self._send("delete_collection", collection_name=target)
+
     def put(self, points: Sequence[Point]) -> None:
         structs = [
             self._models.PointStruct(
@@ -591,7 +767,7 @@ class _Server:
             )
             for i, vectors, payload in points
         ]
-        self._ask("upload_points", points=structs, batch_size=len(structs), wait=True)
+        self._ask("upsert", points=structs, wait=True)
 
     def remove(self, ids: Sequence[str]) -> None:
         self._ask("delete", points_selector=list(ids), wait=True)
@@ -689,7 +865,16 @@ class _Edge:
     def exists(self) -> bool:
         return self._folder.is_dir()
 
-    def create(self, dim: int, storage: str) -> None:
+    def use(self, version: str | None) -> None:
+        """Do nothing: a folder has one version."""
+
+    def publish(self) -> None:
+        """Do nothing: the folder is the name."""
+
+    def drop(self) -> None:
+        """Do nothing: the folder is its owner's."""
+
+    def create(self, dim: int, storage: str, version: str) -> None:
         e = self._edge
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)

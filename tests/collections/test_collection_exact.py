@@ -187,7 +187,7 @@ def test_its_index_is_for_its_encoder_and_kind_alone(collection):
 
 
 def test_an_index_is_known_by_the_name_it_is_registered_under_too():
-    index = SimpleNamespace(kind="flat")
+    index = SimpleNamespace(kind="flat", commits=True)
     corpus = CollectionCorpus(Path("here"), "encoder", index, "mine", ())
     for kind in ("auto", "mine", "flat"):
         assert corpus.index_for("encoder", kind) is index
@@ -610,9 +610,9 @@ def test_a_collection_that_is_not_there_or_of_another_format_is_named(collection
         "(its checksum is wrong)"
     )
     assert said(UserError, Collection.open, collection.path) == expected
-    file.write_text(json.dumps({**values, "format": 3}))
+    file.write_text(json.dumps({**values, "format": 4}))
     message = said(UserError, Collection.open, collection.path)
-    assert message.startswith(f"the collection in {collection.path} has format 3, but ")
+    assert message.startswith(f"the collection in {collection.path} has format 4, but ")
     values["index"] = "../index-000001"
     del values["format"], values["checksum"]
     values = {"format": 1, **values, "checksum": fingerprint(values)}
@@ -700,11 +700,6 @@ def test_settings_that_no_collection_can_have_are_named(tmp_path, pipeline, coll
     settings, _ = load_pipeline("bm25-retrieval")
     expected = "here: a collection needs the retriever late-interaction, not bm25"
     assert said(UserError, checked, settings, "here") == expected
-    settings, _ = load_pipeline(pipeline, ["retriever.index={name: qdrant, url: 'http://x'}"])
-    assert said(UserError, checked, settings, "here") == (
-        "here: key 'retriever.index.name': a collection is one folder, and the index 'qdrant' is "
-        "not kept in one: choose auto, exact or compressed"
-    )
     message = said(UserError, Collection.open, collection.path, None, "retriever.encoder.seed=1")
     assert message == (
         f"the collection in {collection.path} was encoded by hashes of seed 0, not by hashes of "

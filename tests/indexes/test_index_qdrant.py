@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from ravqa.core.errors import MissingExtraError, UserError
+from ravqa.core.errors import DamagedError, MissingExtraError, ServerError, UserError
 from ravqa.core.settings import validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.indexes.exact import ExactIndex
@@ -38,6 +38,8 @@ class Server:
         self.requests = []
         self.key = None
         self.broken = None  # (method, path pattern): answered with status 500
+        self.failures = []  # statuses of the next answers
+        self.version = "1.20.1"
         lock = threading.Lock()
         server = self
 
@@ -51,13 +53,20 @@ class Server:
                 status, result = 200, None
                 if server.key is not None and self.headers.get("api-key") != server.key:
                     status = 401
+                elif server.failures:
+                    status = server.failures.pop(0)
                 elif server.broken and server.broken[0] == self.command:
                     status = 500 if re.search(server.broken[1], path) else 200
                 if status == 200:
                     with lock:
                         status, result = server.do(self.command, path, json.loads(body or "{}"))
-                data = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
+                answer = {"result": result, "status": "ok", "time": 0.0}
+                if path == "/" and status == 200:  # Qdrant's answer without an envelope
+                    answer = {"title": "qdrant", "version": server.version, "commit": "0"}
+                data = json.dumps(answer).encode()
                 self.send_response(status)
+                if status == 429:
+                    self.send_header("Retry-After", "0")
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -83,6 +92,15 @@ class Server:
     def do(self, command, path, body):
         """Status and result of a request."""
         m, e = client.models, self.engine
+        dump = TypeAdapter(Any).dump_python
+        if (command, path) == ("GET", "/"):
+            return 200, None
+        if (command, path) == ("GET", "/collections"):
+            return 200, dump(e.get_collections(), mode="json")
+        if (command, path) == ("GET", "/aliases"):
+            return 200, dump(e.get_aliases(), mode="json")
+        if (command, path) == ("POST", "/collections/aliases"):
+            return 200, e.update_collection_aliases(m.ChangeAliasesOperation(**body).actions)
         name, _, rest = path.removeprefix("/collections/").partition("/")
 
         def scroll():
@@ -104,7 +122,13 @@ class Server:
         }[f"{command} {rest}"]
         if rest != "exists" and command != "PUT" and not e.collection_exists(name):
             return 404, None
-        return 200, TypeAdapter(Any).dump_python(found(), mode="json")
+        return 200, dump(found(), mode="json")
+
+
+@pytest.fixture(autouse=True)
+def new_to_servers(monkeypatch):
+    monkeypatch.setattr("ravqa.indexes.qdrant._met", set())
+    monkeypatch.setattr("ravqa.indexes.qdrant._WAITS", (0.001,) * 4)
 
 
 @contextmanager
@@ -354,7 +378,7 @@ def test_a_build_that_did_not_end_is_no_index_and_is_done_anew(tmp_path, config,
     with pytest.raises(Interruption):
         QdrantIndex.build(list(passages), failing(), path, dim=DIM, config=config)
     assert not QdrantIndex.built(path)
-    with pytest.raises(UserError, match="build did not end"):
+    with pytest.raises(UserError, match=r"build did not end|does not exist"):
         QdrantIndex.open(path, config)
     few = corpus(5, seed=3, first=50)
     with closing(build(path, few, config)) as index:
@@ -455,7 +479,8 @@ def test_a_lost_collection_is_said(tmp_path, server):
     here = QdrantIndex.Config(url=server.url)
     with closing(build(tmp_path / "ix", corpus(3), here)) as index:
         server.engine.delete("ravqa-ix", [next(iter(server.engine.scroll("ravqa-ix")[0])).id])
-        server.engine.delete_collection("ravqa-ix")
+        [own] = server.engine.get_collections().collections
+        server.engine.delete_collection(own.name)
         with pytest.raises(UserError, match="no index"):
             index.verify()
         with pytest.raises(UserError, match="404"):
@@ -464,9 +489,9 @@ def test_a_lost_collection_is_said(tmp_path, server):
         QdrantIndex.open(tmp_path / "ix")
 
 
-@pytest.mark.filterwarnings("ignore:Batch upload failed:UserWarning")
 def test_a_change_that_did_not_end_is_found_by_verify(tmp_path, server, monkeypatch):
     monkeypatch.setattr("ravqa.indexes.qdrant._BATCH", 20 * DIM)
+    monkeypatch.setattr("ravqa.indexes.qdrant._WAITS", ())
     new = corpus(20, seed=1, first=10)
     with closing(build(tmp_path / "ix", corpus(10), QdrantIndex.Config(url=server.url))) as index:
 
@@ -551,3 +576,106 @@ def test_the_retriever_uses_it(fresh_cache, config, okvqa_sample, models_loaded_
             retriever._index.close()
         assert all(len(row) == 5 for row in hits)
     assert rankings[0] == rankings[1]
+
+
+# -- rebuilt collections, busy servers, versions -------------------------------------------------
+
+
+def names(server):
+    return sorted(c.name for c in server.engine.get_collections().collections)
+
+
+def test_a_rebuilt_collection_takes_the_place_of_the_old_one_at_once(tmp_path, server):
+    here = QdrantIndex.Config(url=server.url, collection="zoo", prefetch=None, storage="float32")
+    old, new = corpus(8), corpus(9, seed=4, first=20)
+    query = queries()[0]
+    with closing(build(tmp_path / "old", old, here, fingerprint="f")) as reader:
+        [first] = names(server)
+        assert re.fullmatch("zoo-[0-9a-f]{12}", first)
+        with pytest.raises(UserError, match="another corpus or by another encoder"):
+            build(tmp_path / "no", new, here, fingerprint="g")
+        server.engine.create_collection("zoo-0123456789ab", {})  # left by a build that was killed
+        with closing(build(tmp_path / "new", new, here, fingerprint="g", replaces="f")) as index:
+            assert len(names(server)) == 3
+            same(reader.search([query], 5)[0], expected(query, old, 5))
+            same(index.search([query], 5)[0], expected(query, new, 5))
+            with closing(QdrantIndex.open(tmp_path / "new", here, fingerprint="g")) as early:
+                assert len(early) == 9
+            with closing(QdrantIndex.open(tmp_path / "old", here)) as by_name:
+                assert len(by_name) == 8
+            index.publish()
+            index.publish()
+            assert len(names(server)) == 1
+            assert names(server) != [first]
+            same(reader.search([query], 5)[0], expected(query, new, 5))
+            switch = [r for r in server.requests if r[1] == "/collections/aliases"]
+            assert len(switch) == 2  # one for each of the two builds
+            with pytest.raises(DamagedError, match="built from another corpus"):
+                QdrantIndex.open(tmp_path / "old", here, fingerprint="f")
+            index.drop()
+    assert names(server) == []
+
+
+def test_a_collection_of_an_older_version_is_replaced_too(tmp_path, server):
+    here = QdrantIndex.Config(url=server.url, collection="zoo", storage="float32")
+    build(tmp_path / "old", corpus(3), here, fingerprint="f").close()
+    [own] = names(server)
+    m = client.models  # they made it under the name itself
+    gone = m.DeleteAliasOperation(delete_alias=m.DeleteAlias(alias_name="zoo"))
+    server.engine.update_collection_aliases([gone])
+    collections = server.engine._client.collections
+    collections["zoo"] = collections.pop(own)
+    with closing(QdrantIndex.open(tmp_path / "old", here, fingerprint="f")) as index:
+        assert len(index) == 3
+    with closing(build(tmp_path / "new", corpus(5), here, fingerprint="g", replaces="f")) as index:
+        index.publish()
+    with closing(QdrantIndex.open(tmp_path / "x", here, fingerprint="g")) as index:
+        assert len(index) == 5
+    assert len(names(server)) == 1
+
+
+def test_a_busy_or_failing_server_is_asked_again_and_not_for_ever(tmp_path, server):
+    passages = corpus(3)
+    with closing(build(tmp_path / "ix", passages, QdrantIndex.Config(url=server.url))) as index:
+        server.failures = [503, 429, 500, 502]
+        asked = len(server.requests)
+        assert len(index.search(queries(), 3)[0]) == 3
+        assert len(server.requests) - asked == 4 + len(queries())
+        server.failures = [503] * 5
+        with pytest.raises(ServerError, match=rf"ravqa-ix at {server.url}: 503") as caught:
+            index.search(queries(), 3)
+        assert "\n" not in str(caught.value)
+        assert server.failures == []
+        server.failures = [404]  # is no passing trouble
+        with pytest.raises(ServerError, match="404"):
+            index.search(queries(), 3)
+
+
+@pytest.mark.parametrize(
+    ("found", "what"), [("1.20.9", None), ("1.19.0", None), ("1.18.0", "warned"), ("2.0.1", "no")]
+)
+def test_versions_of_server_and_client_are_compared_once(
+    tmp_path, server, caplog, monkeypatch, found, what
+):
+    monkeypatch.setattr("ravqa.indexes.qdrant.version_of", lambda name: "1.20.0")
+    server.version = found
+    here = QdrantIndex.Config(url=server.url)
+    if what == "no":
+        with pytest.raises(
+            UserError, match=r"has version 2\.0\.1, and qdrant-client 1\.20\.0: their"
+        ):
+            build(tmp_path / "ix", corpus(3), here)
+        return
+    build(tmp_path / "ix", corpus(3), here).close()
+    QdrantIndex.open(tmp_path / "ix").close()
+    assert sum(path == "/" for _, path, _ in server.requests) == 1
+    said = [r.getMessage() for r in caplog.records if "qdrant-client" in r.getMessage()]
+    assert len(said) == (1 if what else 0)
+
+
+def test_what_is_no_qdrant_server_is_one_line(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(server, "do", lambda *_: (200, {"exists": "perhaps"}))
+    server.version = None
+    with pytest.raises(UserError, match="gives an answer that is not Qdrant's") as caught:
+        QdrantIndex.open(tmp_path / "ix", QdrantIndex.Config(url=server.url))
+    assert "\n" not in str(caught.value)
