@@ -88,6 +88,9 @@ class Collection:
         self._mutex = threading.RLock()
         self._session = Session() if session is None else session
         self._pipelines: dict[bool, Pipeline] = {}
+        led = [s for s in withheld if s.path.startswith("retriever.index.")]
+        if led:  # it would be opened at a server, or with options for other programs
+            raise refusal(led, where)
         self._state = folder.read(self._index) if state is None else state
 
     @classmethod

@@ -856,9 +856,7 @@ class Writer:
 
     def sweep(self) -> None:
         """Remove leftovers of killed writers, and files that nothing names any more."""
-        kept = {self.state.manifest.index}
-        if self.state.index is not None:
-            kept |= {entry["name"] for entry in self.state.passages}
+        kept = {self.state.manifest.index, *(entry["name"] for entry in self.state.passages)}
         for entry in self._path.iterdir():
             if _OWN_FOLDER.fullmatch(entry.name) and entry.name not in kept:
                 remove(entry)

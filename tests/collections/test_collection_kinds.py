@@ -159,7 +159,7 @@ def test_a_change_that_was_killed_is_completed_by_the_next(tmp_path, name, point
 
 
 @pytest.mark.parametrize("name", ["sharded", "qdrant"])
-def test_a_lost_index_is_noticed_and_built_again(tmp_path, name, capsys):
+def test_a_lost_index_is_noticed_and_built_again(tmp_path, name, capsys, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     create(tmp_path, f"retriever.index={KINDS[name]}", passages())
@@ -175,6 +175,12 @@ def test_a_lost_index_is_noticed_and_built_again(tmp_path, name, capsys):
     assert code == 2
     assert err.strip().endswith(f"ravqa collection rebuild {path} makes it again")
     assert len(err.strip().splitlines()) == 1
+    files = {p: p.read_bytes() for p in path.glob("passages-*/*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_build", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Collection.rebuild(path)
+    assert {p: p.read_bytes() for p in files} == files
     code, out, err = call(capsys, "collection", "rebuild", path)
     assert (code, out) == (0, "the index of 34 passages was built again\n"), err
     opened = Collection.open(path)
