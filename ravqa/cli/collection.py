@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ravqa.corpora.remarks import Remarks
     from ravqa.pipeline import Response
     from ravqa.runs.console import Console
+
+_MANY = 1000  # passages of which it is said beforehand what they need
 
 app = typer.Typer(
     help="Create and change a collection: passages, settings and search structure in one folder.",
@@ -78,6 +82,9 @@ class BuildRequest:
     on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
     encoding: Annotated[str | None, _ENCODING] = None
     delimiter: Annotated[str | None, _DELIMITER] = None
+    dry_run: Annotated[
+        bool, Option("Build nothing; say how much time, disk and memory it would need.")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +177,23 @@ def build(request: BuildRequest) -> None:
 
         Collection.check_new(request.folder)
         corpus, remarks = _read(request, console)
-        with console.status("loading models"):
-            collection = Collection.create(
-                request.folder,
-                request.pipeline,
-                *request.overrides,
-                words=request.words,
-                pages=request.pages,
-                dpi=request.dpi,
-                ocr=request.ocr or None,
-            )
+        with contextlib.ExitStack() as stack:
+            folder = request.folder
+            if request.dry_run:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "collection"
+            with console.status("loading models"):
+                collection = Collection.create(
+                    folder,
+                    request.pipeline,
+                    *request.overrides,
+                    words=request.words,
+                    pages=request.pages,
+                    dpi=request.dpi,
+                    ocr=request.ocr or None,
+                )
+            _foresee(console, collection, corpus, request.folder, always=request.dry_run)
+            if request.dry_run:
+                return
         changes = collection.add(corpus, progress=console.progress)
         _report(console, changes, remarks.lines())
 
@@ -541,6 +555,7 @@ def _put(
         if not dry_run:
             with console.status("loading models"):
                 collection.load()
+            _foresee(console, collection, corpus, request.folder)
         changes = collection.put(
             corpus, replacing=replacing, prune=prune, dry_run=dry_run, progress=console.progress
         )
@@ -550,6 +565,36 @@ def _put(
                 for passage_id in ids:
                     say(printable(f"{kind} {passage_id}"))
         _report(console, changes, remarks.lines(), "dry run: " if dry_run else "")
+
+
+def _foresee(
+    console: Console,
+    collection: Collection,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    always: bool = False,
+) -> None:
+    """Say what encoding many passages will need.
+
+    Args:
+        always: also for few, as the command's result.
+
+    Raises:
+        UserError: the disk is too small.
+    """
+    if not always and len(corpus) < _MANY:
+        return
+    with console.status("encoding the first passages to see what all of them need"):
+        needs = collection.needs(corpus)
+    if needs is None or not (always or needs.passages >= _MANY):
+        return
+    console.close()
+    if always:
+        say(str(needs))
+    else:
+        console.note(str(needs))
+    needs.check_disk(folder)
 
 
 def _report(console: Console, changes: Changes, remarks: list[str], begin: str = "") -> None:

@@ -25,6 +25,7 @@ from ravqa.collections.folder import (
     State,
     Writer,
 )
+from ravqa.collections.needs import Needs, estimate
 from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.sources import shown_name, stored_name
 from ravqa.collections.trust import Setting
@@ -771,6 +772,24 @@ class Collection:
                 writer.commit(put=put if made.written else None, delete=made.deleted)
             writer.note_left_out(incoming.source, incoming.left_out)
         return made.changes(truncated)
+
+    def needs(self, passages: Corpus) -> Needs | None:
+        """Return what adding passages will need; None if all of their ids are there already.
+
+        The first ones are encoded for it.
+
+        Raises:
+            DataError: an image of one of these cannot be decoded.
+            UserError: a missing package or model.
+        """
+        encoder = _late(self._pipeline()).encoder
+        ids = [i for i in passages if i not in self]
+        if not ids:
+            return None
+        kind = INDEXES.get(self._index.name)
+        config = part_config(INDEXES, self._index, "retriever.index")
+        footprint = kind.footprint(config, encoder.dim, len(self) + len(ids))
+        return estimate(passages, ids, encoder, footprint, elsewhere=kind.elsewhere(config))
 
     # -- sources ------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
-from ravqa.indexes.base import Index
+from ravqa.indexes.base import Footprint, Index
 from ravqa.indexes.compressed.index import CompressedIndex
 from ravqa.indexes.exact import ExactIndex
 from ravqa.indexes.segmented.index import SegmentedIndex
@@ -37,6 +37,13 @@ class AutoIndex(Index):
     reports: ClassVar[bool] = True
 
     built = staticmethod(exists)
+
+    @classmethod
+    def footprint(cls, config: Config, dim: int, passages: int) -> Footprint:
+        """Return that of the kind that is chosen for so many passages."""
+        if passages >= config.above:
+            return CompressedIndex.footprint(CompressedIndex.Config(), dim, passages)
+        return ExactIndex.footprint(ExactIndex.Config(), dim, passages)
 
     @classmethod
     def generation(cls, path: Path) -> int:

@@ -6,7 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,20 @@ T = TypeVar("T")
 
 _BUILDING = "building the index"
 _NORM_TOLERANCE = 0.01  # float16 rounding changes the norm of a unit vector by less
+
+
+class Footprint(NamedTuple):
+    """What building an index needs at the most, in bytes.
+
+    Attributes:
+        disk: in its folder, per vector; 0 if its data is elsewhere.
+        memory: per vector, without files that are mapped; None if it is not known.
+        base: of memory, whatever the number of vectors.
+    """
+
+    disk: float
+    memory: float | None
+    base: float = 0.0
 
 
 class Index(ABC):
@@ -139,6 +153,11 @@ class Index(ABC):
     def built_together(cls, config: Any) -> bool:
         """Return whether all cooperating processes must call `build`, not only the first."""
         return False
+
+    @classmethod
+    def footprint(cls, config: Any, dim: int, passages: int) -> Footprint | None:
+        """Return what building an index of so many passages needs; None if that is not known."""
+        return None
 
     @classmethod
     def elsewhere(cls, config: Any) -> bool:

@@ -18,7 +18,7 @@ from pydantic import Field
 from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text
 from ravqa.encoders.base import Vectors
-from ravqa.indexes.base import Array, checked_query, counted
+from ravqa.indexes.base import Array, Footprint, checked_query, counted
 from ravqa.indexes.compressed.codec import blocks
 from ravqa.indexes.maxsim import device_of, maxsim
 from ravqa.indexes.segmented.index import (
@@ -67,6 +67,13 @@ class ExactIndex(SegmentedIndex):
     def fixed(cls, config: Config) -> dict[str, Any]:
         """See `SegmentedIndex`."""
         return {"storage": config.storage}
+
+    @classmethod
+    def footprint(cls, config: Config, dim: int, passages: int) -> Footprint:
+        """Return the vectors as they are collected, and as they are stored."""
+        spooled = dim * (2 if config.storage == "float16" else 4)
+        scale = 4 if config.storage == "int8" else 0
+        return Footprint(spooled + dim * np.dtype(_DTYPES[config.storage]).itemsize + scale, scale)
 
     @classmethod
     def _arrays(cls, manifest: Manifest) -> Mapping[str, Stored]:

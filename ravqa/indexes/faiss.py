@@ -27,7 +27,7 @@ from pydantic import Field
 from ravqa.core.errors import UserError, first_line, import_extra, near_matches
 from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text, validate
-from ravqa.indexes.base import Array, counted
+from ravqa.indexes.base import Array, Footprint, counted
 from ravqa.indexes.compressed.codec import blocks
 from ravqa.indexes.maxsim import maxsim
 from ravqa.indexes.segmented.index import (
@@ -109,6 +109,21 @@ class FaissIndex(SegmentedIndex):
     def fixed(cls, config: Config) -> dict[str, Any]:
         """See `SegmentedIndex`."""
         return config.model_dump(include={"factory", "train_vectors", "ef_construction"})
+
+    @classmethod
+    def footprint(cls, config: Config, dim: int, passages: int) -> Footprint | None:
+        """Return the vectors in float32, and their codes, which are in memory until written."""
+        faiss = _faiss()
+        try:
+            index = faiss.index_factory(dim, config.factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError:  # a build says what is wrong with it
+            return None
+        code = 0.0
+        for part in _parts_of(index):
+            code += part.sa_code_size() + (16 if hasattr(part, "nprobe") else 0)
+            if hasattr(part, "hnsw"):
+                code += 4 * 2 * part.hnsw.nb_neighbors(1)
+        return Footprint(4 * dim + code, code, 4 * dim * config.train_vectors)
 
     @classmethod
     def _arrays(cls, manifest: Manifest) -> Mapping[str, Stored]:

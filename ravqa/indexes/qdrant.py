@@ -60,6 +60,7 @@ from ravqa.core.stored import as_type, read_json
 from ravqa.encoders.base import Vectors
 from ravqa.indexes.base import (
     Array,
+    Footprint,
     Ranking,
     StoredIndex,
     check_k,
@@ -174,10 +175,12 @@ class QdrantIndex(StoredIndex):
         Attributes:
             url: the server's address, as http://localhost:6333; the API key is read from the
                 environment variable QDRANT_API_KEY. null: in this process.
-            collection: its name on the server; null for ravqa- and the name of the index's folder.
+            collection: its name on the server, an alias of what was built last; null for ravqa- and
+                the name of the index's folder, or, of ravqa's own collections, of their folder.
             prefetch: number of passages to score; null for all.
             storage: how the server stores vectors. Fixed when the index is built.
-            timeout: seconds to wait for the server's answer.
+            timeout: seconds to wait for the server's answer, and during which requests to a server
+                that is away, busy or failing are repeated.
         """
 
         url: Address | None = None
@@ -215,6 +218,16 @@ class QdrantIndex(StoredIndex):
         if config.url is None or config.collection is not None:
             return config
         return config.model_copy(update={"collection": name})
+
+    @classmethod
+    def footprint(cls, config: Config, dim: int, passages: int) -> Footprint | None:
+        """Return nothing for a server's index; else the disk that the engine was measured to take.
+
+        Measured: 300 and 1,500 passages of 60 vectors of 128 dimensions, blocks of the disk.
+        """
+        if config.url is not None:
+            return Footprint(0.0, 0.0)
+        return Footprint(dim * (5.3 + np.dtype(config.storage).itemsize), None)
 
     @classmethod
     def fixed(cls, config: Config) -> dict[str, Any]:

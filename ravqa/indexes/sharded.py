@@ -40,7 +40,7 @@ from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.core.stored import as_type, read_json
 from ravqa.encoders.base import Vectors
 from ravqa.indexes import INDEXES
-from ravqa.indexes.base import Array, Index, Ranking, StoredIndex, checked_passages
+from ravqa.indexes.base import Array, Footprint, Index, Ranking, StoredIndex, checked_passages
 from ravqa.indexes.segmented.store import check_format
 
 T = TypeVar("T")
@@ -126,6 +126,12 @@ class ShardedIndex(StoredIndex):
         kind, options = INDEXES.get(config.shard.name), part_config(INDEXES, config.shard, "shard")
         shard = {"name": config.shard.name, **kind.fixed(options)}
         return {"shards": config.shards, "shard": shard}
+
+    @classmethod
+    def footprint(cls, config: Config, dim: int, passages: int) -> Footprint | None:
+        """Return that of the shards, as if all were built in one place."""
+        shard = part_config(INDEXES, config.shard, "shard")
+        return INDEXES.get(config.shard.name).footprint(shard, dim, passages)
 
     @classmethod
     def built_together(cls, config: Config) -> bool:

@@ -40,7 +40,7 @@ from pydantic import Field
 from ravqa.core.errors import UserError, import_extra, near_matches
 from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text, validate
-from ravqa.indexes.base import Array
+from ravqa.indexes.base import Array, Footprint
 from ravqa.indexes.compressed import native
 from ravqa.indexes.compressed.codec import (
     SCALE_UNIT,
@@ -89,6 +89,7 @@ _REFINED = (60, 64)  # passages refined by all vectors beyond k at once, and the
 _SCORED = (24, 32)  # likewise, those that are scored
 _FOR_EACH = 8  # candidates at least for each of the k, where a search does not name their number
 _BY_TORCH = 15  # x the root of the corpus: candidates at most, where torch reads them from files
+_STORED = {"9bit": 1.4, "4bit": 0.8, "float16": 3.3}  # bytes of a component, with all tables
 _MAX_VECTORS = 65535  # of one passage: positions in it have 16 bits
 _BLOCK = 2048  # vectors scored at a time: their products fit in the cache
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
@@ -299,6 +300,15 @@ class CompressedIndex(SegmentedIndex):
         self._by_torch: TorchSearch | None = None
         self._room = _Room()
         super().__init__(path, config, fingerprint=fingerprint)
+
+    @classmethod
+    def footprint(cls, config: Config, dim: int, passages: int) -> Footprint:
+        """Return the vectors in float16 while centroids are chosen, and as they are stored.
+
+        Measured: files of 60 vectors of 128 dimensions a passage; memory as in docs/scaling.md, of
+        0.8 and 8 million vectors.
+        """
+        return Footprint(dim * (2 + _STORED[config.storage]), 48.0, 0.65e9)
 
     @cached_property
     def _device(self) -> torch.device:
