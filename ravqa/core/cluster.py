@@ -20,8 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pydantic import Field
+
 import ravqa
 from ravqa.core.errors import UserError, first_line, import_extra
+from ravqa.core.settings import Strict
 from ravqa.core.texts import number_of
 
 T = TypeVar("T")
@@ -36,6 +39,35 @@ _CONNECT_S = 5.0  # for one connection
 
 Call = tuple[Callable[..., R], Sequence[Any]]
 """A function and its arguments after the first, which is the worker's object."""
+
+
+class WorkerOptions(Strict):
+    """What `--worker-option` says of the workers of `--workers ray`.
+
+    Attributes:
+        number: how many; null for as many as the cluster has room for.
+        num_cpus, num_gpus: processors and GPUs of each; null for one, of GPUs only if the cluster
+            has any.
+        memory: bytes of memory that each is to have; null for any.
+    """
+
+    number: int | None = Field(default=None, ge=1)
+    num_cpus: float | None = Field(default=None, ge=0)
+    num_gpus: float | None = Field(default=None, ge=0)
+    memory: int | None = Field(default=None, ge=1)
+
+    def settled(self, ray: Any) -> tuple[int, dict[str, Any]]:
+        """Return the number of workers, and each one's options for Ray's actors."""
+        gpus = self.num_gpus
+        if gpus is None:
+            gpus = float(ray.cluster_resources().get("GPU", 0) >= 1)
+        options: dict[str, Any] = {
+            "num_cpus": 1.0 if self.num_cpus is None else self.num_cpus,
+            "num_gpus": gpus,
+        }
+        if self.memory is not None:
+            options["memory"] = self.memory
+        return self.number or max(1, room(ray, options) or 1), options
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """Options of the indexes that need others' help, and shards in the hands of a stand-in for Ray."""
 
 import json
-import sys
 import uuid
 from types import SimpleNamespace
 
+import fake_ray
 import numpy as np
 import pytest
 from index_files import kind_of, maxsim, names, units
 
+from ravqa.core.cluster import noted_losses
 from ravqa.core.errors import DamagedError, UserError
 from ravqa.core.settings import Part
 from ravqa.indexes import sharded
@@ -197,80 +198,19 @@ def test_processes_have_a_shard_each_and_need_a_fingerprint(tmp_path, monkeypatc
     assert len(build(tmp_path / "two", given, fewer).stats()["shards"]) == 2
 
 
-class Ray:
-    """As much of Ray as the index uses; actors live in this process and work when asked."""
-
-    class exceptions:  # noqa: N801 (as it is called there)
-        class RayError(Exception):
-            pass
-
-        class RayTaskError(RayError):
-            def __init__(self, cause):
-                super().__init__(cause)
-                self.cause = cause
-
-    def __init__(self):
-        self.started, self.options, self.stored, self.lost = 0, [], [], None
-
-    def is_initialized(self):
-        return self.started > 0
-
-    def init(self):
-        self.started += 1
-
-    def nodes(self):
-        return [{"Alive": True}, {"Alive": False}, {"Alive": True}]
-
-    def put(self, value):
-        if hasattr(getattr(value, "_embeddings", None), "__next__"):
-            raise TypeError("cannot pickle an iterator")
-        self.stored.append(value)
-        return SimpleNamespace(value=value)
-
-    def get(self, pending):
-        return pending()
-
-    def remote(self, kind):
-        def options(**given):
-            self.options.append(given)
-            return SimpleNamespace(remote=lambda *args: self._actor(kind(*args)))
-
-        return SimpleNamespace(options=options)
-
-    def _actor(self, made):
-        def method(name):
-            def start(*args, **kwargs):
-                args = [a.value if isinstance(a, SimpleNamespace) else a for a in args]
-
-                def result():
-                    if made is self.lost:
-                        raise self.exceptions.RayError("the actor died\nwith many lines")
-                    try:
-                        return getattr(made, name)(*args, **kwargs)
-                    except Exception as e:
-                        raise self.exceptions.RayTaskError(e) from None
-
-                return result
-
-            return SimpleNamespace(remote=start)
-
-        return SimpleNamespace(made=made, **{n: method(n) for n in ("build", "open", "apply")})
-
-
 @pytest.fixture
 def ray(monkeypatch):
-    made = Ray()
-    monkeypatch.setitem(sys.modules, "ray", made)
-    return made
+    return fake_ray.use(monkeypatch)
 
 
 def test_shards_are_built_and_searched_by_rays_actors(tmp_path, ray):
     given = passages(9)
-    config = Config(shard=EXACT, workers="ray", ray={"num_cpus": 2})
+    config = Config(shard=EXACT, workers="ray", ray={"num_cpus": 1})
     vectors = list(given.values())
     index = ShardedIndex.build(list(given), vectors, tmp_path / "ix", dim=DIM, config=config)
     assert ray.started == 1
-    assert ray.options == [{"scheduling_strategy": "SPREAD", "num_cpus": 2}] * 2
+    expected = {"scheduling_strategy": "SPREAD", "max_restarts": -1, "num_cpus": 1}
+    assert ray.options == [expected] * 2
     assert len(index.stats()["shards"]) == 2  # as many as nodes that live
     query = units(np.random.default_rng(2), 3, DIM)
     assert [i for i, _ in index.search([query], 4)[0]] == best(query, given, 4)
@@ -278,16 +218,30 @@ def test_shards_are_built_and_searched_by_rays_actors(tmp_path, ray):
     assert "new" in ExactIndex(tmp_path / "ix" / "shard-000")
     with pytest.raises(ValueError, match=r"^a query has no vector that is not zero$"):
         index.search([np.zeros((1, DIM))], 4)
-    ray.lost = index._workers._actors[1].made
-    with pytest.raises(UserError, match=r"^a worker of the Ray cluster was lost: the actor died$"):
-        index.search([query], 4)
-    # The first failure is reported, of whatever kind.
-    ray.lost = index._workers._actors[0].made
-    with pytest.raises(UserError, match="was lost"):
-        index.search([np.zeros((1, DIM))], 4)
     other = Config(shard=EXACT, workers="ray", ray={"scheduling_strategy": "DEFAULT"})
     ShardedIndex.open(tmp_path / "ix", other)
-    assert ray.options[-1] == {"scheduling_strategy": "DEFAULT"}
+    assert ray.options[-1]["scheduling_strategy"] == "DEFAULT"
+
+
+def test_a_lost_shard_is_opened_again_and_searched_again(tmp_path, ray):
+    given = passages(9)
+    config = Config(shard=EXACT, workers="ray")
+    vectors = list(given.values())
+    index = ShardedIndex.build(list(given), vectors, tmp_path / "ix", dim=DIM, config=config)
+    query = units(np.random.default_rng(2), 3, DIM)
+    wanted = index.search([query], 9)
+    shard = ray.actors[-1]
+    with noted_losses() as lost:
+        shard.lost = 1
+        assert index.search([query], 9) == wanted
+        assert [loss.what for loss in lost] == ["the shard 2 of 2"]
+        last = index.ids[-1:]
+        shard.spared, shard.lost = 1, 1  # while it looks for the passage
+        with pytest.raises(UserError, match=r"^the shard 2 of 2 was lost \(the actor died\) while"):
+            index.delete(last)  # it may have been done
+    shard.lost = 2
+    with pytest.raises(UserError, match=r"^the shard 2 of 2 was lost twice: the actor died$"):
+        index.search([query], 9)
 
 
 def test_vectors_that_cannot_be_sent_to_rays_actors_are_refused(tmp_path, ray):
