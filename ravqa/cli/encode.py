@@ -14,12 +14,14 @@ from ravqa.core.settings import load_pipeline
 from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import DatasetRequest, load_dataset, parse_options
+from ravqa.encoders.on_ray import RayEncoding
+from ravqa.encoders.store import encoded_elsewhere
 from ravqa.pipeline import check_settings
 from ravqa.runs.console import Console
 from ravqa.runs.needs import examine
 from ravqa.runs.options import EncodeRequest
 from ravqa.runs.passages import read_corpus
-from ravqa.runs.plan import check_corpus_options
+from ravqa.runs.plan import check_corpus_options, worker_options
 
 
 def encode(request: EncodeRequest, console: Console) -> None:
@@ -30,6 +32,7 @@ def encode(request: EncodeRequest, console: Console) -> None:
     """
     settings, where = load_pipeline(request.pipeline, request.overrides)
     config = check_settings(settings, where)
+    workers = worker_options(request)
     examine(config, {"retriever"}).refuse()
     state = processes()
     with console.status("reading the passages") if state.is_main_process else nullcontext():
@@ -47,7 +50,8 @@ def encode(request: EncodeRequest, console: Console) -> None:
             console.progress(what, done, total)
 
     began = time.monotonic()
-    stats = retriever.encode(corpus, progress)
+    with nullcontext() if workers is None else encoded_elsewhere(RayEncoding(workers)):
+        stats = retriever.encode(corpus, progress)
     seconds = time.monotonic() - began
     retriever.prepare(corpus, progress)
     indexing = time.monotonic() - began - seconds

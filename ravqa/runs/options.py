@@ -27,6 +27,12 @@ _CORPUS_OPTION = Option(
 _METRIC_OPTION = Option(
     "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
 )
+_WORKER_OPTION = Option(
+    "With --workers ray: number=4, num_cpus=2, num_gpus=1 or memory=8000000000 of each worker. "
+    "Repeatable.",
+    "KEY=VALUE",
+    "--worker-option",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,11 @@ class RunRequest:
     dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
     metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
     corpus_options: Annotated[Sequence[str], _CORPUS_OPTION] = ()
+    workers: Annotated[
+        Literal["local", "ray"],
+        Option("local: this process answers. ray: workers of a Ray cluster, with a reader each."),
+    ] = "local"
+    worker_options: Annotated[Sequence[str], _WORKER_OPTION] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,14 @@ class EncodeRequest:
     overrides: Annotated[Sequence[str], _SET] = ()
     dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
     corpus_options: Annotated[Sequence[str], _CORPUS_OPTION] = ()
+    workers: Annotated[
+        Literal["local", "ray"],
+        Option(
+            "local: this process, or those of torchrun. ray: workers of a Ray cluster, with an "
+            "encoder each."
+        ),
+    ] = "local"
+    worker_options: Annotated[Sequence[str], _WORKER_OPTION] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import ravqa
+from ravqa.core.cluster import WorkerOptions
 from ravqa.core.errors import UserError, near_matches
 from ravqa.core.registry import Registry, table
-from ravqa.core.settings import PipelineConfig, apply_override, load_pipeline
+from ravqa.core.settings import PipelineConfig, apply_override, load_pipeline, validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets import DATASETS
-from ravqa.datasets.base import Dataset, Problem
+from ravqa.datasets.base import Dataset, Problem, parse_options
 from ravqa.evaluation.schema import SCHEMA_VERSION
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.rerankers.build import asks_own_reader
@@ -240,6 +241,8 @@ def _check(request: RunRequest) -> None:
     if len(set(request.controls)) != len(request.controls):
         raise UserError("--controls: a control is named twice")
     check_seed(request.seed)
+    if worker_options(request) is not None and request.retrieval_only:
+        raise UserError("--workers ray has readers answer, which --retrieval-only does without")
     for flag, limit in limits_of(request).items():
         if not limit > 0:
             raise UserError(f"{flag} {limit:g}: more than 0 is needed")
@@ -322,6 +325,20 @@ def _models(settings: Any) -> list[tuple[str, Any]]:
         return []
     own = [(k, str(v)) for k, v in settings.items() if k in {"name", "model"}]
     return own + [pair for value in settings.values() for pair in _models(value)]
+
+
+def worker_options(request: RunRequest | EncodeRequest) -> WorkerOptions | None:
+    """Return the options of the workers of a Ray cluster; None if this process works alone.
+
+    Raises:
+        UserError: an option is wrong, or there are options without `--workers ray`.
+    """
+    options = parse_options(request.worker_options, "--worker-option")
+    if request.workers == "local":
+        if options:
+            raise UserError("--worker-option is for --workers ray, which is not given")
+        return None
+    return validate(WorkerOptions, options, "--worker-option")
 
 
 def check_corpus_options(request: RunRequest | EncodeRequest) -> None:
