@@ -139,7 +139,7 @@ def build_part(
 
     if session is None or needs or registry.kind not in _SHARED:
         return build()
-    return session.get(*_key(registry, part, config), build)
+    return session.get(*part_key(registry, part, config), build)
 
 
 def parts_of(config: BaseModel, path: str = "") -> Iterator[tuple[str, Registry[Any], Part, Any]]:
@@ -168,7 +168,7 @@ def parts_of(config: BaseModel, path: str = "") -> Iterator[tuple[str, Registry[
 def shared_keys(config: BaseModel) -> frozenset[Key]:
     """Return the keys of all parts in a configuration that a session shares (`Session.keep`)."""
     return frozenset(
-        _key(registry, part, own)
+        part_key(registry, part, own)
         for _, registry, part, own in parts_of(config)
         if registry.kind in _SHARED
     )
@@ -177,11 +177,12 @@ def shared_keys(config: BaseModel) -> frozenset[Key]:
 def model_keys(config: BaseModel) -> frozenset[Key]:
     """Return the keys of those of them (`shared_keys`) that load a model on this machine."""
     return frozenset(
-        _key(registry, part, own)
+        part_key(registry, part, own)
         for _, registry, part, own in parts_of(config)
         if registry.kind in _SHARED and own.models()
     )
 
 
-def _key(registry: Registry[Any], part: Part, config: Any) -> Key:
+def part_key(registry: Registry[Any], part: Part, config: Any) -> Key:
+    """Return the key under which a session keeps a part with these options."""
     return registry.kind, fingerprint(part.name, config.model_dump(mode="json"))

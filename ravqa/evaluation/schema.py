@@ -769,6 +769,15 @@ class CorpusSource(TypedDict):
     """What was left out."""
 
 
+class LostWorker(TypedDict):
+    """A worker of a Ray cluster that was lost while it worked."""
+
+    what: str
+    """What it was: `the shard 3 of 4`, `the reader 1 of 2`."""
+    reason: str
+    """What Ray says of it."""
+
+
 class RunProvenance(TypedDict):
     """Where the numbers of a run come from."""
 
@@ -795,6 +804,9 @@ class RunProvenance(TypedDict):
     """Null for a run without passages."""
     pictures: NotRequired[LeftOut]
     """Pictures that the retriever `gallery` left out (`missing: skip`); absent if none were."""
+    lost_workers: NotRequired[list[LostWorker]]
+    """Workers of a Ray cluster that were lost since the run was last resumed, and whose work was
+    repeated; absent if none were."""
     fingerprints: dict[str, str | None]
     """Content hashes of dataset, corpus, settings and parts."""
     seed: Count

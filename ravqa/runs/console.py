@@ -182,6 +182,10 @@ class Console:
             self.out.print(Text(f"{what} skipped (listed in results.json)"), style="yellow")
         self.unanswered(results, "results.json")
         self.unjudged(results)
+        if lost := results["provenance"].get("lost_workers"):
+            what = number_of(len(lost), "worker was", "workers were")
+            line = f"{what} lost and started again; their work was repeated"
+            self.out.print(Text(f"{line} (listed in results.json)"), style="yellow")
         for part, what in results["provenance"]["stand_ins"].items():
             self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)

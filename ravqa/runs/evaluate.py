@@ -24,7 +24,7 @@ from ravqa.runs.run import run
 _PATHS = ("data", "output")
 _OWN = ("dataset", "pipeline", "overrides", "corpus")
 _OF_FILES = ("data", "split", "limit", "dataset_options", "download")
-_OF_SETTINGS = ("retriever", "reader")
+_OF_SETTINGS = ("retriever", "reader", "workers", "worker_options")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from ravqa.answering.examples import ExamplePool
 from ravqa.answering.rules import answering_config, rule_class
 from ravqa.core.accounts import Cost, total
 from ravqa.core.cache import Use, measured
+from ravqa.core.cluster import WorkerOptions
 from ravqa.core.errors import DataError, PromptError, UserError
-from ravqa.core.factory import Session, build_part, part_config, parts_of
+from ravqa.core.factory import Session, build_part, part_config, part_key, parts_of
 from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig
 from ravqa.core.texts import number_of
@@ -35,6 +36,8 @@ from ravqa.datasets.checks import gather
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.base import Judge
 from ravqa.pipeline import Pipeline
+from ravqa.readers import READERS
+from ravqa.readers.on_ray import RayReader
 from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import control, wrong_images
@@ -43,7 +46,15 @@ from ravqa.runs.folder import MAIN
 from ravqa.runs.needs import Needs, built_parts, check_prices, examine
 from ravqa.runs.options import RunRequest, ScoreRequest
 from ravqa.runs.passages import read_corpus
-from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config, limits_of
+from ravqa.runs.plan import (
+    Data,
+    Given,
+    Plan,
+    check_corpus,
+    known_config,
+    limits_of,
+    worker_options,
+)
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -104,6 +115,8 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     stages = keys_of(request, config, data)
     console.heading(data.dataset, config, data.corpus, plan.run_dir.path)
     with console.status("loading models"):
+        if (workers := worker_options(request)) is not None and given.pipeline is None:
+            _share_reader(config, workers, session)
         pipeline = given.pipeline or Pipeline.from_config(
             plan.pipeline.settings,
             where=plan.pipeline.where,
@@ -139,6 +152,13 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
         read,
         prepared,
     )
+
+
+def _share_reader(config: PipelineConfig, workers: WorkerOptions, session: Session) -> None:
+    """Give the session a reader for the pipeline whose prompts workers of a Ray cluster answer."""
+    own = part_config(READERS, config.reader, "reader")
+    key = part_key(READERS, config.reader, own)
+    session.get(*key, lambda: RayReader(config.reader, own, workers))
 
 
 def read_data(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ravqa
+from ravqa.core.cluster import losses
 from ravqa.core.settings import fingerprint
 from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
@@ -146,6 +147,10 @@ def _results(executed: Executed, samples: Mapping[str, Mapping[int | str, Sample
         results["cost"] = cost
     if off := pipeline.switched_off:
         results["provenance"]["switched_off"] = off
+    if lost := losses():
+        results["provenance"]["lost_workers"] = [
+            {"what": loss.what, "reason": loss.reason} for loss in lost
+        ]
     if unused := pipeline.retriever.left_out:
         results["provenance"]["pictures"] = _listed(unused)
     return results

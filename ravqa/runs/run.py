@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ravqa.core.accounts import Account, charged_to
+from ravqa.core.cluster import noted_losses
 from ravqa.core.factory import Session
 from ravqa.runs.console import Console
 from ravqa.runs.execute import Executed, execute
@@ -43,7 +44,7 @@ def run(
     planned = plan(request, given)
     account = Account(request.max_requests, request.max_cost)
     session = session or Session()
-    with closing(account), charged_to(account):
+    with closing(account), charged_to(account), noted_losses():
         with session.turn:
             loaded = load(planned, session, console)
 
