@@ -50,7 +50,7 @@ EXTRAS = {
     "evaluate": "ravqa's metrics for the library evaluate",
     "sentence-transformers": "encoders multi-vector and dense, the reranker cross-encoder",
     "qdrant": "the index qdrant: a server's collection, or its embedded engine",
-    "ray": "sharded indexes on a Ray cluster",
+    "ray": "searching, encoding and answering on a Ray cluster",
     "openai": "the reader openai and the judge llm: models on a server",
     "vision": "readers whose processors need torchvision: Qwen-VL, InternVL, SmolVLM, Gemma 4",
     "lora": "LoRA adapters of readers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 
+from ravqa.core.cluster import encoded_on_ray
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
@@ -14,8 +15,6 @@ from ravqa.core.settings import load_pipeline
 from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import DatasetRequest, load_dataset, parse_options
-from ravqa.encoders.on_ray import RayEncoding
-from ravqa.encoders.store import encoded_elsewhere
 from ravqa.pipeline import check_settings
 from ravqa.runs.console import Console
 from ravqa.runs.needs import examine
@@ -50,7 +49,7 @@ def encode(request: EncodeRequest, console: Console) -> None:
             console.progress(what, done, total)
 
     began = time.monotonic()
-    with nullcontext() if workers is None else encoded_elsewhere(RayEncoding(workers)):
+    with encoded_on_ray(workers):
         stats = retriever.encode(corpus, progress)
     seconds = time.monotonic() - began
     retriever.prepare(corpus, progress)

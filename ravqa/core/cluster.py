@@ -72,7 +72,7 @@ class WorkerOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker that was lost while it worked, and whose work was repeated.
+    """One call of a worker that was lost meanwhile, and that was repeated.
 
     Attributes:
         what: what it is ("the shard 3 of 4").
@@ -100,6 +100,27 @@ def noted_losses() -> Iterator[list[Lost]]:
 def losses() -> Sequence[Lost]:
     """Return what `noted_losses` has collected so far in this context."""
     return tuple(_LOSSES.get() or ())
+
+
+_ENCODING: ContextVar[WorkerOptions | None] = ContextVar("encoding", default=None)
+
+
+@contextmanager
+def encoded_on_ray(workers: WorkerOptions | None) -> Iterator[None]:
+    """Have workers of a Ray cluster encode the passages of the enclosed work; None: this process.
+
+    The contract of retrievers knows nothing of where encoders work.
+    """
+    token = _ENCODING.set(workers)
+    try:
+        yield
+    finally:
+        _ENCODING.reset(token)
+
+
+def encoding_workers() -> WorkerOptions | None:
+    """Return the workers that encode passages in this context."""
+    return _ENCODING.get()
 
 
 def note_loss(what: str, reason: str) -> None:

@@ -13,7 +13,6 @@ import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,55 +28,55 @@ _WHY = "--workers ray"
 _POLL_S = 2.0
 
 
-@dataclass(frozen=True)
-class RayEncoding:
-    """Encodes chunks on a Ray cluster; see `ravqa.encoders.store.Elsewhere`."""
+def encode_on_ray(
+    workers: WorkerOptions,
+    encoder: Encoder,
+    corpus: Passages,
+    ids: Sequence[str],
+    store: EmbeddingStore,
+    missing: Sequence[int],
+    count: Callable[[int], object],
+) -> None:
+    """Encode the missing chunks of a store, and return once all are written.
 
-    options: WorkerOptions
+    Args:
+        workers: how many there are, and what each one needs.
+        encoder: what each worker builds again.
+        ids: of all passages, in order.
+        count: called with the number of passages of each chunk that was written.
 
-    def __call__(
-        self,
-        encoder: Encoder,
-        corpus: Passages,
-        ids: Sequence[str],
-        store: EmbeddingStore,
-        missing: Sequence[int],
-        count: Callable[[int], object],
-    ) -> None:
-        """Encode the missing chunks, and return once all are written.
-
-        Raises:
-            UserError: the cluster, a node or a worker lacks what is needed; the head is lost.
-            OSError: a worker cannot write, as its disk is full.
-        """
-        ray = connected(_WHY)
-        data = import_extra("ray.data", "ray", why=_WHY)
-        number, options = self.options.settled(ray)
-        number = min(number, len(missing))
-        # Ray Data would wait for ever for what these cannot have.
-        check: Crew[None] = Crew(
-            [_nothing] * number, options=options, what="the worker", why=_WHY, folder=store.path
-        )
-        check.close()
-        for i in missing:
-            passages = [corpus[ids[row]] for row in store.rows(i)]
-            atomic_write(_passages_file(store.path, i), pickle.dumps(passages))
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
-        chunks = data.from_items([{"chunk": i} for i in missing], override_num_blocks=len(missing))
-        made = chunks.map(
-            _Worker,
-            fn_constructor_args=(
-                partial(type(encoder), encoder.config),
-                encoder.passages_fingerprint,
-                store,
-            ),
-            compute=data.ActorPoolStrategy(min_size=1, max_size=number),
-            **options,
-        )
-        for row in _watched(made.iter_rows(), Head(ray)):
-            count(len(store.rows(int(row["chunk"]))))
+    Raises:
+        UserError: the cluster, a node or a worker lacks what is needed; the head is lost.
+        OSError: a worker cannot write, as its disk is full.
+    """
+    ray = connected(_WHY)
+    data = import_extra("ray.data", "ray", why=_WHY)
+    number, options = workers.settled(ray)
+    number = min(number, len(missing))
+    # Ray Data would wait for ever for what these cannot have.
+    check: Crew[None] = Crew(
+        [_nothing] * number, options=options, what="the worker", why=_WHY, folder=store.path
+    )
+    check.close()
+    for i in missing:
+        passages = [corpus[ids[row]] for row in store.rows(i)]
+        atomic_write(_passages_file(store.path, i), pickle.dumps(passages))
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    chunks = data.from_items([{"chunk": i} for i in missing], override_num_blocks=len(missing))
+    made = chunks.map(
+        _Worker,
+        fn_constructor_args=(
+            partial(type(encoder), encoder.config),
+            encoder.passages_fingerprint,
+            store,
+        ),
+        compute=data.ActorPoolStrategy(min_size=1, max_size=number),
+        **options,
+    )
+    for row in _watched(made.iter_rows(), Head(ray)):
+        count(len(store.rows(int(row["chunk"]))))
 
 
 def _nothing() -> None:

@@ -13,8 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from pydantic import Field
 
+from ravqa.core.cluster import encoding_workers
 from ravqa.core.contracts import raised_by
 from ravqa.core.devices import processes
 from ravqa.core.errors import DamagedError, UserError, first_line
@@ -219,40 +219,6 @@ def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-class Elsewhere(Protocol):
-    """Encodes chunks of a corpus in other processes."""
-
-    def __call__(
-        self,
-        encoder: Encoder,
-        corpus: Passages,
-        ids: Sequence[str],
-        store: EmbeddingStore,
-        missing: Sequence[int],
-        count: Callable[[int], object],
-    ) -> None:
-        """Write the chunks `missing` of the store.
-
-        Args:
-            ids: of all passages, in order.
-            count: called with the number of passages of each chunk that was written.
-        """
-        ...
-
-
-_ELSEWHERE: ContextVar[Elsewhere | None] = ContextVar("elsewhere", default=None)
-
-
-@contextlib.contextmanager
-def encoded_elsewhere(encode: Elsewhere) -> Iterator[None]:
-    """Have the passages of corpora encoded by other processes in the enclosed work."""
-    token = _ELSEWHERE.set(encode)
-    try:
-        yield
-    finally:
-        _ELSEWHERE.reset(token)
-
-
 def corpus_embeddings(
     encoder: Encoder,
     corpus: Passages,
@@ -296,9 +262,10 @@ def corpus_embeddings(
             progress(done, len(ids))
 
     count(0)
-    elsewhere = _ELSEWHERE.get()
-    if elsewhere is not None and missing:
-        elsewhere(encoder, corpus, ids, store, missing, count)
+    if missing and (workers := encoding_workers()) is not None:
+        from ravqa.encoders.on_ray import encode_on_ray
+
+        encode_on_ray(workers, encoder, corpus, ids, store, missing, count)
         missing = []
     for i in missing[state.process_index :: state.num_processes]:
         passages = [corpus[ids[row]] for row in store.rows(i)]

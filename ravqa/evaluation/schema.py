@@ -770,7 +770,7 @@ class CorpusSource(TypedDict):
 
 
 class LostWorker(TypedDict):
-    """A worker of a Ray cluster that was lost while it worked."""
+    """Work of a worker of a Ray cluster that was lost meanwhile: one call, of several at a time."""
 
     what: str
     """What it was: `the shard 3 of 4`, `the reader 1 of 2`."""
@@ -805,8 +805,8 @@ class RunProvenance(TypedDict):
     pictures: NotRequired[LeftOut]
     """Pictures that the retriever `gallery` left out (`missing: skip`); absent if none were."""
     lost_workers: NotRequired[list[LostWorker]]
-    """Workers of a Ray cluster that were lost since the run was last resumed, and whose work was
-    repeated; absent if none were."""
+    """Work of lost workers of a Ray cluster that was repeated since the run was last resumed; absent
+    if there was none."""
     fingerprints: dict[str, str | None]
     """Content hashes of dataset, corpus, settings and parts."""
     seed: Count

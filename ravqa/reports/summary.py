@@ -88,10 +88,8 @@ def notes(run: Run) -> list[str]:
         if pictures := own.get("pictures"):
             found += [f"{note[0].upper()}{note[1:]}." for note in picture_notes(pictures)]
     if lost := provenance.get("lost_workers"):
-        what = number_of(len(lost), "worker was", "workers were")
-        found.append(
-            f"{what} lost and started again, and their work was repeated (listed in {RESULTS})."
-        )
+        times = number_of(len(lost), "time")
+        found.append(f"Work of workers that were lost was repeated {times} (listed in {RESULTS}).")
     if provenance["chosen_on"]:
         found.append(f"The settings were chosen on {provenance['chosen_on']}.")
     return found + list(run.notes)

@@ -183,8 +183,7 @@ class Console:
         self.unanswered(results, "results.json")
         self.unjudged(results)
         if lost := results["provenance"].get("lost_workers"):
-            what = number_of(len(lost), "worker was", "workers were")
-            line = f"{what} lost and started again; their work was repeated"
+            line = f"work of workers that were lost was repeated {number_of(len(lost), 'time')}"
             self.out.print(Text(f"{line} (listed in results.json)"), style="yellow")
         for part, what in results["provenance"]["stand_ins"].items():
             self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
