@@ -805,8 +805,8 @@ class RunProvenance(TypedDict):
     pictures: NotRequired[LeftOut]
     """Pictures that the retriever `gallery` left out (`missing: skip`); absent if none were."""
     lost_workers: NotRequired[list[LostWorker]]
-    """Work of lost workers of a Ray cluster that was repeated since the run was last resumed; absent
-    if there was none."""
+    """Repeated work of lost workers of a Ray cluster since the run was last resumed; absent
+    if none was."""
     fingerprints: dict[str, str | None]
     """Content hashes of dataset, corpus, settings and parts."""
     seed: Count
