@@ -21,7 +21,7 @@ from ravqa.answering.answerer import Answerer, load_template
 from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.answering.rules import answering_config, answering_with
-from ravqa.core.accounts import Cost, current_account
+from ravqa.core.accounts import Cost, Usage, current_account
 from ravqa.core.cache import SharedTime, Use, measured
 from ravqa.core.contracts import raised_by
 from ravqa.core.errors import (
@@ -82,6 +82,8 @@ class Response:
         unaided: what the reader answers without passages, or why it gives no answer; None if it was
             not asked.
         question: the question with the description of its image.
+        usage: the tokens that models took for all of this, what was kept in caches included; None
+            unless whoever asked counted them (`ravqa.core.accounts.tokens`), and all are known.
     """
 
     answer: Answer | None
@@ -91,6 +93,7 @@ class Response:
     seconds: Mapping[str, float] = field(default_factory=dict)
     unaided: Answer | Failure | None = None
     question: Question | None = None
+    usage: Usage | None = None
 
 
 class Pipeline:

@@ -271,6 +271,20 @@ _BOOKS: ContextVar[Mapping[Account, dict[Payer, Cost]]] = ContextVar(
 )
 
 
+def tokens(cost: Cost) -> Usage | None:
+    """Return the tokens of some work, results from the cache with what they had taken.
+
+    None if no model worked, or the tokens of one are not known.
+    """
+    if cost.unknown or cost.reused_unknown:
+        return None
+    found = Usage(
+        round(cost.prompt_tokens + cost.reused_prompt_tokens),
+        round(cost.completion_tokens + cost.reused_completion_tokens),
+    )
+    return found if found.prompt_tokens or found.completion_tokens else None
+
+
 def shared_costs(costs: Mapping[Payer, Cost], questions: Iterable[int | str]) -> list[Cost]:
     """Return the cost of each question: its own, and an equal share of what is for none of them."""
     ids = list(questions)

@@ -35,6 +35,7 @@ class Shelf:
 
     Attributes:
         names: those of the collections, as they were given.
+        places: the names by the collections' folders, links resolved.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Shelf:
         self._overrides = tuple(overrides)
         self._trust = trust_settings
         self._session = Session()
-        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._pipelines: dict[tuple[str, str, bool], Pipeline] = {}
         self._opened_as: dict[tuple[str, str], Collection] = {}
         self._configs: dict[str, dict[str, PipelineConfig]] = {}
         self._files = _labelled(pipelines or answering_pipelines(overrides))
@@ -86,6 +87,7 @@ class Shelf:
                     f"with ravqa collection build FOLDER SOURCE... --pipeline {name}"
                 )
         self.names = list(self._configs)
+        self.places = {folder: name for name, folder in self._folders.items()}
 
     def pipelines(self, collection: str) -> list[str]:
         """Return the names of the pipelines that suit a collection, the default first.
@@ -124,18 +126,29 @@ class Shelf:
         return [what for part, what in given.items() if part not in changed]
 
     def pipeline(
-        self, collection: str, pipeline: str, progress: Progress | None = None
+        self,
+        collection: str,
+        pipeline: str,
+        progress: Progress | None = None,
+        *,
+        answering: bool = True,
     ) -> Pipeline:
-        """Return a pipeline that is prepared to answer from a collection; loaded on first use.
+        """Return a pipeline that is prepared to ask a collection; loaded on first use.
+
+        Args:
+            answering: False if it need not answer: unless it is loaded already, the reader is not.
 
         Raises:
             UserError: one of the two is not offered, or something that it needs is missing.
         """
         self.config(collection, pipeline)
-        key = (collection, pipeline)
-        if key not in self._pipelines:
-            self._pipelines[key] = self._load(collection, pipeline, progress)
-        return self._pipelines[key]
+        names = (collection, pipeline)
+        answering = answering or (*names, True) in self._pipelines
+        if (*names, answering) not in self._pipelines:
+            self._pipelines[*names, answering] = self._load(*names, progress, answering)
+            if answering:
+                self._pipelines.pop((*names, False), None)
+        return self._pipelines[*names, answering]
 
     def collection(self, name: str, pipeline: str = OWN) -> Collection:
         """Return a collection, opened with its own settings or with those of a pipeline.
@@ -164,13 +177,21 @@ class Shelf:
         for key, opened in self._opened_as.items():
             if key[0] == name:
                 opened.refresh()
-                if key in self._pipelines:
-                    self._pipelines[key] = opened.pipeline(answering=True)
+                for answering in (False, True):
+                    if (*key, answering) in self._pipelines:
+                        self._pipelines[*key, answering] = opened.pipeline(answering=answering)
 
-    def _load(self, collection: str, pipeline: str, progress: Progress | None) -> Pipeline:
+    def _load(
+        self, collection: str, pipeline: str, progress: Progress | None, answering: bool
+    ) -> Pipeline:
         if collection in self._folders:
-            return self.collection(collection, pipeline).pipeline(answering=True)
-        made = Pipeline.load(self._files[pipeline], *self._overrides, session=self._session)
+            return self.collection(collection, pipeline).pipeline(answering=answering)
+        made = Pipeline.load(
+            self._files[pipeline],
+            *self._overrides,
+            retrieval_only=not answering,
+            session=self._session,
+        )
         made.prepare(Edition(DEFAULT).passages(), progress)
         return made
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ravqa.core.accounts import Account, Cost, Prices, Usage, shared_costs, total
+from ravqa.core.accounts import Account, Cost, Prices, Usage, shared_costs, tokens, total
 from ravqa.core.errors import LimitError, UserError
 from ravqa.core.settings import validate
 
@@ -144,3 +144,11 @@ def test_a_closed_account_takes_nothing_and_refuses_nothing():
     account.admit()
     account.charge(Cost(requests=5))
     assert account.total == Cost(requests=1)
+
+
+def test_tokens_are_given_only_where_all_are_known():
+    asked, kept = Cost.of(Usage(10, 2)), Cost.of_reused(Usage(5, 1))
+    assert tokens(total([asked, kept])) == Usage(15, 3)
+    for unknown in (Cost.of(None), Cost.of_reused(None), Cost.of_kept(1)):
+        assert tokens(total([asked, unknown])) is None
+    assert tokens(Cost()) is None

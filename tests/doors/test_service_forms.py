@@ -8,7 +8,14 @@ from pydantic import ValidationError
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.doors.service.chat import ChatForm, chat_pieces, chat_reply, cited, question_of
-from ravqa.doors.service.forms import AnswerReply, Found, SearchForm, SearchReply, decoded_image
+from ravqa.doors.service.forms import (
+    AnswerReply,
+    Found,
+    SearchForm,
+    SearchReply,
+    Usage,
+    decoded_image,
+)
 from ravqa.doors.service.gate import Gate
 
 NAMES = ("animals", "as built")
@@ -91,6 +98,28 @@ def test_sources_are_those_that_were_read_and_annotations_point_at_them():
     assert note["url"] == "http://a"
     assert made["content"][note["start_index"] : note["end_index"]] == "[1] A b (a)"
     assert cited(reply(), 0) == ("", [])
+
+
+def test_tokens_are_given_where_they_are_known():
+    used = Usage(prompt_tokens=12, completion_tokens=3, total_tokens=15)
+    for usage in (None, used):
+        given = reply(("a", "A", None)).model_copy(update={"usage": usage})
+
+        async def events(given=given):
+            yield given
+
+        async def run(counted, events=events):
+            return [one async for one in chat_pieces("animals", events(), counted)]
+
+        streamed = asyncio.run(run(True))[3:]
+        assert not any("usage" in one for one in asyncio.run(run(False)))
+        made = chat_reply("animals", given)
+        if usage is None:
+            assert ("usage" in made, streamed) == (False, [])
+        else:
+            assert made["usage"] == used.model_dump()
+            [last] = streamed
+            assert (last["choices"], last["usage"]) == ([], used.model_dump())
 
 
 @pytest.mark.parametrize("pieces", [[], ["Austr", "alia"]])

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from ravqa.core.accounts import Cost, Usage, charge
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Hit, Passage, Question
@@ -20,7 +21,7 @@ class Slow:
         self.begun = threading.Event()
         self.batches = []
 
-    def pipeline(self, collection, name):
+    def pipeline(self, collection, name, *, answering):
         if collection == "gone":
             raise UserError("no collection")
         return self
@@ -30,6 +31,9 @@ class Slow:
         self.begun.set()
         assert self.let.wait(10)
         hit, passage = Hit("p", 1.0, 1), Passage("p", "t")
+        for i, question in enumerate(questions):
+            if question.question != "bad":
+                charge(Cost.of(Usage(10 + i, 2)), question.question_id)
         answers = [Response(Answer(q.question, [], "top1"), [hit], [passage]) for q in questions]
         return [Failure("no") if a.answer.text == "bad" else a for a in answers]
 
@@ -37,6 +41,7 @@ class Slow:
         yield Response(None, [], [])
         for letter in question.question:
             written(letter)
+        charge(Cost.of_reused(Usage(7, 3)))
         self.begun.set()
         yield Response(Answer(question.question, [], "top1"), [], [])
 
@@ -75,6 +80,7 @@ def test_those_who_wait_are_answered_in_one_batch(slow):
 
     first, a, b, bad, c, d = asyncio.run(run())
     assert [one.answer.text for one in (first, a, b, c, d)] == ["first", "a", "b", "c", "d"]
+    assert [one.usage.prompt_tokens for one in (first, a, b, c, d)] == [10, 10, 10, 12, 10]
     assert str(bad) == "no"
     assert slow.batches == [["first"], ["a", "bad", "c"], ["b"], ["d"]]
     assert sizes == [1, 3, 1, 1]
@@ -136,6 +142,7 @@ def test_a_stream_has_passages_pieces_and_the_answer(slow):
 
     found, *pieces, last = asyncio.run(run())
     assert (found.answer, pieces, last.answer.text) == (None, ["y", "e", "s"], "yes")
+    assert (found.usage, last.usage) == (None, Usage(7, 3))
 
 
 def test_a_generation_that_nobody_reads_ends(slow):

@@ -88,3 +88,12 @@ def test_the_sample_is_no_collection_that_can_be_changed():
     for change in (shelf.collection, shelf.refresh):
         with pytest.raises(UserError, match="build a collection of your own"):
             change(SAMPLE)
+
+
+def test_who_only_searches_loads_no_reader(animals):
+    shelf = Shelf([animals])
+    found = shelf.pipeline("animals", OWN, answering=False)
+    assert (found.answerer, shelf.pipeline("animals", OWN, answering=False)) == (None, found)
+    made = shelf.pipeline("animals", OWN)
+    assert made.answerer is not None
+    assert shelf.pipeline("animals", OWN, answering=False) is made  # once it is there

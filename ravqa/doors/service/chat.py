@@ -40,6 +40,12 @@ class Message(BaseModel):
     ) = None
 
 
+class StreamOptions(BaseModel):
+    """What else a stream has."""
+
+    include_usage: bool | None = None
+
+
 class ChatForm(BaseModel):
     """A chat; its last question is answered.
 
@@ -62,6 +68,7 @@ class ChatForm(BaseModel):
     model: Annotated[str, Field(max_length=500)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     stream: bool | None = False
+    stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=1, description="Only one answer.")] | None = 1
     logprobs: bool | None = None
     response_format: dict[str, Any] | None = None
@@ -147,14 +154,18 @@ def chat_reply(model: str, reply: forms.AnswerReply) -> dict[str, Any]:
         "annotations": notes,
     }
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    made = _head(model, "chat.completion") | {"choices": [choice]}
+    made = _head(model, "chat.completion") | {"choices": [choice]} | _usage(reply)
     return made | {"ravqa": reply.model_dump(exclude_none=True)}
 
 
 async def chat_pieces(
-    model: str, given: AsyncIterator[forms.SearchReply | str]
+    model: str, given: AsyncIterator[forms.SearchReply | str], counted: bool = False
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield a completion in pieces: the answer as it is written, then its sources."""
+    """Yield a completion in pieces: the answer as it is written, then its sources.
+
+    Args:
+        counted: whether a last piece without a choice has the tokens, if they are known.
+    """
     head = _head(model, "chat.completion.chunk")
 
     def piece(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
@@ -172,8 +183,14 @@ async def chat_pieces(
             sources, notes = cited(what, len(written))
             yield piece({"content": sources, "annotations": notes})
             yield piece({}, "stop") | {"ravqa": what.model_dump(exclude_none=True)}
+            if counted and what.usage is not None:
+                yield head | {"choices": []} | _usage(what)
         else:
             yield piece({"role": "assistant", "content": ""})
+
+
+def _usage(reply: forms.AnswerReply) -> dict[str, Any]:
+    return {} if reply.usage is None else {"usage": reply.usage.model_dump()}
 
 
 def _head(model: str, kind: str) -> dict[str, Any]:

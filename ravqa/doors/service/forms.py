@@ -124,6 +124,14 @@ class SearchReply(BaseModel):
     ] = False
 
 
+class Usage(BaseModel):
+    """Tokens of all models that were asked, what is kept in caches included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
 class AnswerReply(SearchReply):
     """An answer, and the passages that were found for it."""
 
@@ -132,6 +140,7 @@ class AnswerReply(SearchReply):
     read: Annotated[list[str], Field(description="Ids of the passages that it was read from.")]
     log_prob: float | None = None
     self_check: float | None = None
+    usage: Annotated[Usage | None, Field(description="Missing if a model does not know it.")] = None
     stand_ins: Annotated[
         list[str], Field(description="What stands in for larger parts of the pipeline.")
     ] = []
@@ -280,6 +289,10 @@ def answer_reply(found: SearchReply, response: Response, stand_ins: Sequence[str
     """Return the reply to a question: that to the search, with the answer."""
     answer = response.answer
     assert answer is not None
+    usage = None
+    if response.usage is not None:
+        read, written = response.usage.prompt_tokens, response.usage.completion_tokens
+        usage = Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
     return AnswerReply(
         **dict(found),
         answer=answer.text,
@@ -287,6 +300,7 @@ def answer_reply(found: SearchReply, response: Response, stand_ins: Sequence[str
         read=list(answer.passage_ids),
         log_prob=answer.log_prob,
         self_check=answer.self_check,
+        usage=usage,
         stand_ins=list(stand_ins),
         seconds=dict(response.seconds),
     )

@@ -10,12 +10,13 @@ import copy
 import json
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from ravqa.core.accounts import Account, Cost, Payer, charged_to, shared_costs, tokens, total
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
@@ -146,9 +147,10 @@ class Line:
 
         def work(shelf: Shelf) -> None:
             steps = _suited(shelf, asked).ask_in_steps(asked.question, written=give)
-            with suppress(_GoneError):
+            with suppress(_GoneError), _counted() as costs:
                 for response in steps:
-                    give(_trimmed(response, asked.k))
+                    counted = replace(response, usage=tokens(total(costs.values())))
+                    give(_trimmed(counted, asked.k))
 
         turn = _Turn(None, work)
         turn.future.add_done_callback(lambda _: loop.call_soon_threadsafe(given.put_nowait, None))
@@ -227,13 +229,26 @@ class Line:
             return
         self.batches(len(asked))
         pipeline = _suited(self._shelf, asked[0])
-        questions = [one.question for one in asked]
-        found = pipeline.ask_all(questions, answering=asked[0].answering)
-        for turn, outcome in zip(turns, found, strict=True):
+        ids = [f"request {i}" for i in range(len(asked))]  # by which their tokens are told apart
+        questions = [
+            replace(one.question, question_id=i) for one, i in zip(asked, ids, strict=True)
+        ]
+        with _counted() as costs:
+            found = pipeline.ask_all(questions, answering=asked[0].answering)
+        for turn, outcome, cost in zip(turns, found, shared_costs(costs, ids), strict=True):
             if isinstance(outcome, Failure):
                 turn.future.set_exception(outcome.error)
             else:
-                turn.future.set_result(_trimmed(outcome, asked[0].k))
+                counted = replace(outcome, usage=tokens(cost))
+                turn.future.set_result(_trimmed(counted, asked[0].k))
+
+
+@contextmanager
+def _counted() -> Iterator[dict[Payer, Cost]]:
+    """Collect by question what the enclosed work costs."""
+    account = Account()
+    with charged_to(account), account.booked() as costs:
+        yield costs
 
 
 def _suited(shelf: Shelf, asked: Asked) -> Pipeline:
@@ -242,17 +257,18 @@ def _suited(shelf: Shelf, asked: Asked) -> Pipeline:
     Raises:
         UserError: something is not offered, or the collection has no such metadata.
     """
-    pipeline = shelf.pipeline(asked.collection, asked.pipeline)
+    answering = asked.answering
+    pipeline = shelf.pipeline(asked.collection, asked.pipeline, answering=answering)
     if asked.where:
         collection = shelf.collection(asked.collection, asked.pipeline)
-        pipeline = collection.pipeline(where=json.loads(asked.where), answering=True)
+        pipeline = collection.pipeline(where=json.loads(asked.where), answering=answering)
     if asked.k is None and asked.rule is None:
         return pipeline
-    assert pipeline.answerer is not None
-    own = pipeline.answerer.config
-    if not asked.answering:
+    if not answering:
         made = copy.copy(pipeline)
     else:
+        assert pipeline.answerer is not None
+        own = pipeline.answerer.config
         if asked.rule is not None:
             offered = shelf.rules(asked.collection, asked.pipeline)
             if asked.rule not in offered:
