@@ -3,9 +3,12 @@
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
+from study_files import call, write_study
 
 from ravqa.core.errors import UserError
 from ravqa.datasets.base import DatasetRequest
@@ -79,3 +82,44 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="it is a file"):
         Feedback(tmp_path / "file").check()
+
+
+@pytest.mark.slow
+def test_runs_and_studies_take_what_was_kept(tmp_path, monkeypatch, capsys):
+    """The questions that have an answer are scored; those without are answered only."""
+    monkeypatch.chdir(tmp_path)
+    feedback = Feedback(tmp_path / "feedback")
+    for i, animal in enumerate(("koala", "lion", "otter", "heron")):
+        right = None if animal == "heron" else animal
+        asked = f"which animal is the {animal}"
+        feedback.keep(Verdict(f"{i}", asked, photo("red"), "shown", right, {"k": 3}))
+    rows = [
+        {"passage_id": animal, "text": f"{animal} is which animal the"}
+        for animal in ("koala", "lion", "otter", "heron", "bison", "moose")
+    ]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "passages.jsonl").write_text(text, encoding="utf-8")
+    study = write_study(tmp_path / "study.yaml", datasets=[{"name": "jsonl"}])
+    settings = yaml.safe_load(study.read_text(encoding="utf-8"))["set"]
+    passages = ["--corpus", "passages.jsonl", "--limit", "10"]
+    run = ["run", "--pipeline", "bm25-retrieval", "--dataset", "jsonl", *passages, "--no-report"]
+    for name, value in settings.items():
+        if name != "reader":
+            run += ["--set", f"{name}={value}"]
+    run += ["--reader", "first-words", "--set", "reader.words=1"]
+    code, out, err = call(capsys, *run, "--data", "feedback", "--output", "runs/right")
+    assert (code, err.count("error")) == (0, 0), err
+    results = json.loads(Path("runs/right/results.json").read_text(encoding="utf-8"))
+    condition = results["answers"]["conditions"]["main"]
+    assert (results["answers"]["questions"], condition["score"]) == (3, 100.0)
+    code, out, err = call(
+        capsys, *run, "--data", f"feedback/{OPEN}", "--predict-only", "--output", "runs/open"
+    )
+    assert code == 0, err
+    [line] = Path("runs/open/samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["answer"] == "heron"
+    code, out, err = call(
+        capsys, "study", "study.yaml", "--data", "feedback", *passages, "--output", "runs/study"
+    )
+    assert code == 0, err
+    assert Path("runs/study/table.json").is_file()
