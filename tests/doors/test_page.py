@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ravqa.core.errors import UserError
 from ravqa.datasets.base import DatasetRequest
 from ravqa.datasets.files import load_jsonl
 from ravqa.doors.demo.page import EXAMPLES, Page, style
@@ -130,6 +131,19 @@ def test_what_goes_wrong_inside_is_for_the_terminal(page, monkeypatch, caplog):
     assert "Something went wrong here" in last.answers
     assert "secret" not in last.answers
     assert "could not be answered" in caplog.text
+
+
+def test_mistakes_are_told_without_folders(page, monkeypatch, caplog):
+    def missing(*_):
+        raise UserError(
+            f"/srv/secret/model is missing, {page.shelf.collection('animals').path} too"
+        )
+
+    monkeypatch.setattr(page.shelf, "pipeline", missing)
+    *_, last = ask(page)
+    assert "model is missing, animals too" in last.answers
+    assert "secret" not in last.answers
+    assert "/srv/secret/model is missing" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_said(page, monkeypatch, caplog):

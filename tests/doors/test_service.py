@@ -278,6 +278,36 @@ def test_collections_change_only_where_that_is_wanted(service, own):
     assert listed == changing.get("/collections/animals").json()
 
 
+def test_passages_and_their_images_are_sent_as_files(own):
+    service = own(changes=True)
+    place = "/collections/animals/passages"
+    passages = [{"passage_id": "a/w", "text": "The wombat digs."}, {"passage_id": "x", "text": "X"}]
+    data = {"passages": json.dumps(passages), "source": "zoo"}
+    files = {"a/w": ("w.jpg", PHOTO, "image/jpeg")}
+    assert service.post(place, data=data, files=files).json()["added"] == 2
+    assert service.get(f"{place}/a/w").json()["has_image"] is True
+    assert service.get(f"{place}/x").json()["has_image"] is False
+    assert service.desk._shelf.collection("animals").sources()["zoo"] == 2
+    assert service.ask("PUT", place, data=data, files=files).json()["unchanged"] == 2
+    assert "sent as 'y'" in said(service.post(place, data=data, files={"y": PHOTO}), 422)
+    assert "only one file" in said(service.post(place, data=data, files=[("x", PHOTO)] * 2), 400)
+    assert "is empty" in said(service.post(place, data=data, files={"x": b""}), 422)
+    both = data | {"passages": json.dumps([{**passages[0], "image": "AAAA"}])}
+    assert "it has an image, and a file" in said(service.post(place, data=both, files=files), 422)
+    for wrong, message in (("[", "JSON is expected"), ("{}", "valid list"), ("[1]", "passages.0")):
+        assert message in said(service.post(place, data={"passages": wrong}, files=files), 422)
+    long = json.dumps([{"passage_id": f"{i}", "text": "a" * 500_000} for i in range(3)])
+    files = {"1": ("1.jpg", PHOTO)}
+    assert service.post(place, data={"passages": long}, files=files).json()["added"] == 3
+
+
+def test_who_only_searches_needs_no_reader(own, monkeypatch):
+    service = own()
+    monkeypatch.setattr("ravqa.pipeline.Answerer", None)  # to build one would fail
+    photo = {"image": base64.b64encode(PHOTO).decode()}
+    assert service.post("/search", WHERE | photo | {"k": 1}).json()["image_unused"] is True
+
+
 def test_errors_name_no_place_of_the_host(own, monkeypatch):
     service = own()
     place = str(service.desk._shelf.collection("animals").path)
@@ -289,6 +319,7 @@ def test_errors_name_no_place_of_the_host(own, monkeypatch):
     monkeypatch.setattr(service.desk.line, "ask", fail)
     for error, status in (
         (UserError(f"{place}: no"), 400),
+        (UserError("/srv/secret/model: no"), 400),
         (ServerError("http://10.0.0.1/?key=secret is gone"), 502),
         (ZeroDivisionError("secret"), 500),
     ):

@@ -16,6 +16,7 @@ from ravqa.core.locations import SAMPLE as SAMPLE_FOLDER
 from ravqa.core.records import Question
 from ravqa.doors.demo import view
 from ravqa.doors.feedback import Feedback, Verdict
+from ravqa.doors.outside import told
 from ravqa.doors.shelf import SAMPLE, Shelf
 from ravqa.images.uploads import Limits, uploaded
 from ravqa.pipeline import Response
@@ -89,7 +90,7 @@ class Page:
             names = str(collection), str(pipeline), str(rule)
             yield from self._answered(asked, names, count)
         except UserError as e:
-            yield Seen(view.failed(f"{e}"))
+            yield Seen(view.failed(told(e, self.shelf.places)))
         except Exception:
             _log.exception("a question could not be answered")
             yield Seen(view.failed(_BROKEN))

@@ -45,6 +45,8 @@ _STATUS: tuple[tuple[type[UserError], int], ...] = (
 _FAILURES = (400, 401, 403, 404, 413, 422, 500, 502, 503, 504)
 _Ids = Annotated[list[str], Query(alias="id", min_length=1, max_length=forms.MOST_PASSAGES)]
 _LISTS = frozenset({"choices"})
+_JSON = ("where", "passages")
+"""Fields that are JSON in multipart/form-data."""
 _ABOUT = (
     "Retrieval-augmented answers to questions about images. One model works at a time; requests "
     "that wait together are answered in one batch."
@@ -168,45 +170,75 @@ async def _filled(request: Request, form: type[Form]) -> tuple[Form, bytes | Non
     """Return a form that was sent as JSON or multipart/form-data, and the image's bytes.
 
     Raises:
-        HTTPException: it is neither.
+        HTTPException: it is neither, or has another file.
         RequestValidationError: something in it is wrong.
+    """
+    filled, files = await _filled_with_files(request, form)
+    if set(files) - {"image"}:
+        raise HTTPException(400, "only one file is expected: image")
+    return filled, files.get("image")
+
+
+async def _filled_with_files(
+    request: Request, form: type[Form], most: int = 1
+) -> tuple[Form, dict[str, bytes]]:
+    """Return a form, and the files by the names of their fields; as `_filled`.
+
+    Args:
+        most: number of files.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
-            return form.model_validate_json(await request.body(), strict=True), None
+            return form.model_validate_json(await request.body(), strict=True), {}
         if kind != "multipart/form-data":
             raise HTTPException(400, "send application/json or multipart/form-data")
-        async with request.form(max_files=1, max_fields=100) as sent:
+        limits = {"max_files": most, "max_fields": 100, "max_part_size": forms.BODY}
+        async with request.form(**limits) as sent:
             values: dict[str, Any] = {}
-            data = None
+            files: dict[str, bytes] = {}
             for name in sent:
                 given = sent.getlist(name)
                 texts = [one for one in given if isinstance(one, str)]
-                files = [one for one in given if not isinstance(one, str)]
-                if files:
-                    if name != "image" or len(given) > 1:
-                        raise HTTPException(400, "only one file is expected: image")
-                    data = await files[0].read()
-                elif name == "where":
-                    values[name] = json.loads(texts[-1])
+                found = [one for one in given if not isinstance(one, str)]
+                if found:
+                    if len(given) > 1:
+                        raise HTTPException(400, f"only one file is expected: {name:.80}")
+                    files[name] = await found[0].read()
+                elif name in _JSON:
+                    values[name] = _read_json(name, texts[-1])
                 else:
                     values[name] = texts if name in _LISTS else texts[-1]
-            return form.model_validate(values), data
+            return form.model_validate(values), files
     except ValidationError as e:
-        found = e.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError(found) from None
+        wrong = e.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(wrong) from None
+
+
+def _read_json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError):
-        raise HTTPException(422, "where: JSON is expected") from None
+        raise HTTPException(422, f"{name}: JSON is expected") from None
+
+
+_TEXT = {"type": "string", "description": "JSON, as in application/json."}
+_FILE = {"type": "string", "format": "binary"}
 
 
 def _body(form: type[BaseModel]) -> dict[str, Any]:
     """Return how OpenAPI describes a form that can be sent in two ways."""
     plain = form.model_json_schema()
-    image = {"type": "string", "format": "binary", "description": "A file with an image."}
-    where = {"type": "string", "description": "JSON, as in application/json."}
-    sent = {**plain, "properties": plain["properties"] | {"image": image, "where": where}}
+    parts = plain.pop("$defs", {})
+    properties = plain["properties"]
+    sent = {**plain, "properties": properties | {n: _TEXT for n in _JSON if n in properties}}
     sent.pop("examples", None)
+    if "image" in properties:
+        sent["properties"]["image"] = _FILE | {"description": "A file with an image."}
+    if "passages" in properties:
+        properties["passages"]["items"] = parts["PassageForm"]
+        about = "A file with the image of the passage whose id is the name of this field."
+        sent["additionalProperties"] = _FILE | {"description": about}
     content = {"application/json": {"schema": plain}, "multipart/form-data": {"schema": sent}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -306,13 +338,22 @@ def _add_collections(app: FastAPI, desk: Desk) -> None:
         data, kind = await desk.picture(collection, passage_id)
         return Response(data, media_type=kind)
 
-    @app.post(f"{name}/passages", summary="Add passages", **kinds)
-    async def add(collection: str, form: forms.PassagesForm) -> forms.ChangesReply:
-        return await desk.put(collection, form, replacing=False)
+    async def put(request: Request, collection: str, replacing: bool) -> forms.ChangesReply:
+        most = forms.MOST_PASSAGES
+        form, files = await _filled_with_files(request, forms.PassagesForm, most)
+        return await desk.put(collection, form, files, replacing=replacing)
 
-    @app.put(f"{name}/passages", summary="Add passages, and replace those with their ids", **kinds)
-    async def update(collection: str, form: forms.PassagesForm) -> forms.ChangesReply:
-        return await desk.put(collection, form, replacing=True)
+    written = kinds | {"openapi_extra": _body(forms.PassagesForm)}
+
+    @app.post(f"{name}/passages", summary="Add passages", **written)
+    async def add(request: Request, collection: str) -> forms.ChangesReply:
+        return await put(request, collection, False)
+
+    @app.put(
+        f"{name}/passages", summary="Add passages, and replace those with their ids", **written
+    )
+    async def update(request: Request, collection: str) -> forms.ChangesReply:
+        return await put(request, collection, True)
 
     @app.delete(f"{name}/passages", summary="Delete passages", **kinds)
     async def delete(collection: str, ids: _Ids) -> forms.ChangesReply:
@@ -346,7 +387,8 @@ def _add_chat(app: FastAPI, desk: Desk) -> None:
     async def streamed(form: ChatForm, asked: forms.AnswerForm) -> AsyncIterator[str]:
         begun = False
         try:
-            async for piece in chat_pieces(form.model, desk.stream(asked)):
+            counted = bool(form.stream_options and form.stream_options.include_usage)
+            async for piece in chat_pieces(form.model, desk.stream(asked), counted):
                 yield f"data: {json.dumps(piece)}\n\n"
                 begun = True
         except UserError as e:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from ravqa.collections.changes import Changes
+from ravqa.collections.collection import Collection
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage, Question
+from ravqa.doors.outside import told
 from ravqa.doors.service import forms
 from ravqa.doors.service.line import Asked, Line
 from ravqa.doors.shelf import OWN, SAMPLE, Shelf
@@ -83,10 +85,7 @@ class Desk:
             shelf, most_waiting=terms.waiting, most_at_once=terms.at_once, batches=batches
         )
         self._images = ThreadPoolExecutor(1, "images")  # one bomb at a time
-        self._sees: dict[tuple[str, str], bool] = {}
-        self._places = {
-            str(shelf.collection(name).path): name for name in shelf.names if name != SAMPLE
-        }
+        self._sees: dict[tuple[str, str, bool], bool] = {}
         self.models = {
             _model(collection, pipeline): (collection, pipeline)
             for collection in shelf.names
@@ -99,11 +98,8 @@ class Desk:
         self._images.shutdown(wait=False)
 
     def said(self, error: UserError) -> str:
-        """Return an error's message, in which collections have names instead of paths."""
-        message = " ".join(str(error).split())[:2000]
-        for place, name in self._places.items():
-            message = message.replace(place, name)
-        return message
+        """Return an error's message without folders; the log has the whole."""
+        return told(error, self._shelf.places)[:2000]
 
     # -- questions --------------------------------------------------------------------------------
 
@@ -159,15 +155,18 @@ class Desk:
             json.dumps(form.where, sort_keys=True) if form.where else "",
             answering,
         )
-        if image is not None and (collection, pipeline) not in self._sees:
-            self._sees[collection, pipeline] = await self._do(
-                lambda shelf: shelf.pipeline(collection, pipeline).supports_images
+        key = (collection, pipeline, answering)
+        if image is not None and key not in self._sees:
+            self._sees[key] = await self._do(
+                lambda shelf: (
+                    shelf.pipeline(collection, pipeline, answering=answering).supports_images
+                )
             )
         return asked
 
     async def _reply(self, asked: Asked, response: Response) -> forms.SearchReply:
         names = asked.collection, asked.pipeline
-        unused = asked.question.image is not None and not self._sees[names]
+        unused = asked.question.image is not None and not self._sees[*names, asked.answering]
         return forms.search_reply(response, *names, unused)
 
     async def _answered(self, asked: Asked, response: Response) -> forms.AnswerReply:
@@ -247,8 +246,7 @@ class Desk:
     def _described(self, shelf: Shelf, name: str) -> forms.CollectionReply:
         pipelines = shelf.pipelines(name)
         own = name != SAMPLE
-        corpus = shelf.collection(name) if own else shelf.pipeline(name, pipelines[0]).corpus
-        assert corpus is not None
+        corpus = _passages_of(shelf, name)
         return forms.CollectionReply(
             name=name,
             passages=len(corpus),
@@ -263,13 +261,11 @@ class Desk:
         Raises:
             UnknownError: there is none.
         """
-        _, pipeline = self.names(name)
+        self.names(name)
 
         def read(shelf: Shelf) -> Passage:
-            corpus = (
-                shelf.pipeline(name, pipeline).corpus if name == SAMPLE else shelf.collection(name)
-            )
-            if corpus is None or passage_id not in corpus:
+            corpus = _passages_of(shelf, name)
+            if passage_id not in corpus:
                 raise UnknownError(f"no passage {passage_id!r:.200} in {name}")
             return corpus[passage_id]
 
@@ -288,18 +284,27 @@ class Desk:
         return await loop.run_in_executor(self._images, sendable, passage.image)
 
     async def put(
-        self, name: str, form: forms.PassagesForm, *, replacing: bool
+        self, name: str, form: forms.PassagesForm, files: Mapping[str, bytes], *, replacing: bool
     ) -> forms.ChangesReply:
         """Add passages, or replace them by their ids.
 
+        Args:
+            files: images that the form does not have, by the passages' ids.
+
         Raises:
-            UserError: as `Collection.put`; or passages cannot be changed.
+            UserError: as `Collection.put`; a file for no passage; or passages cannot be changed.
         """
         self._check_changes(name)
+        if others := files.keys() - {given.passage_id for given in form.passages}:
+            raise DataError(f"a file was sent as {min(others)!r:.200}: no passage has this id")
         passages, images = [], {}
         for i, given in enumerate(form.passages):
+            data = files.get(given.passage_id)
             if given.image:
+                if data is not None:
+                    raise DataError(f"passages[{i}]: it has an image, and a file was sent for it")
                 data = await self._given(given.image)
+            if data is not None:
                 images[i] = await self._checked(uploaded, data, f"passages[{i}].image")
             values = given.model_dump(exclude={"image", "metadata"})
             passages.append(Passage(**values, extra=given.metadata))
@@ -352,6 +357,15 @@ class Desk:
 
     async def _do(self, work: Callable[[Shelf], T]) -> T:
         return await self.line.do(work, self.terms.seconds)
+
+
+def _passages_of(shelf: Shelf, name: str) -> Mapping[str, Passage] | Collection:
+    """Return what is in a collection, or the bundled sample's passages."""
+    if name != SAMPLE:
+        return shelf.collection(name)
+    corpus = shelf.pipeline(name, shelf.pipelines(name)[0], answering=False).corpus
+    assert corpus is not None
+    return corpus
 
 
 def _model(collection: str, pipeline: str) -> str:

@@ -159,7 +159,8 @@ def _logged() -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     loggers = [(logging.getLogger("ravqa.serve"), logging.INFO)]
-    loggers += [(logging.getLogger("uvicorn.error"), logging.WARNING)]
+    others = ("ravqa.doors", "uvicorn.error")
+    loggers += [(logging.getLogger(name), logging.WARNING) for name in others]
     for logger, level in loggers:
         logger.setLevel(level)
         logger.addHandler(handler)
