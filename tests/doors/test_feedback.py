@@ -107,18 +107,18 @@ def test_runs_and_studies_take_what_was_kept(tmp_path, monkeypatch, capsys):
         if name != "reader":
             run += ["--set", f"{name}={value}"]
     run += ["--reader", "first-words", "--set", "reader.words=1"]
-    code, out, err = call(capsys, *run, "--data", "feedback", "--output", "runs/right")
+    code, _, err = call(capsys, *run, "--data", "feedback", "--output", "runs/right")
     assert (code, err.count("error")) == (0, 0), err
     results = json.loads(Path("runs/right/results.json").read_text(encoding="utf-8"))
     condition = results["answers"]["conditions"]["main"]
     assert (results["answers"]["questions"], condition["score"]) == (3, 100.0)
-    code, out, err = call(
+    code, _, err = call(
         capsys, *run, "--data", f"feedback/{OPEN}", "--predict-only", "--output", "runs/open"
     )
     assert code == 0, err
     [line] = Path("runs/open/samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["answer"] == "heron"
-    code, out, err = call(
+    code, _, err = call(
         capsys, "study", "study.yaml", "--data", "feedback", *passages, "--output", "runs/study"
     )
     assert code == 0, err

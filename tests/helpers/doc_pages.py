@@ -125,6 +125,8 @@ def _command(environment, words, line):
         ("cd",),
         ("source",),
         ("export",),
+        ("curl",),
+        ("docker",),
         ("ravqa",),
     ):
         if tuple(words[: len(program)]) == program:
