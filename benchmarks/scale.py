@@ -24,17 +24,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import scale_data
 import scale_steps
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ravqa.core.files import atomic_write
+from ravqa.runs.console import Console
 
 STEPS = ("corpus", "bm25", "encode", "dense", "late", "search", "report")
 QUERIES = 20
@@ -106,30 +105,17 @@ def measured(into: dict[str, Any]) -> Iterator[None]:
         into["mapped"] = most["RssFile"] + most["RssShmem"]
 
 
-@contextmanager
-def shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Show stages of work as bars; yields a callback, called as progress(what, done, total)."""
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
-        known: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in known:
-                known[what] = bars.add_task(what)
-            bars.update(known[what], completed=done, total=total)
-
-        yield report
-
-
-def run_task(args: argparse.Namespace, console: Console) -> None:
+def run_task(args: argparse.Namespace) -> None:
     """Do one task in this process and write what it took."""
     own = args.folder / str(args.passages)
     place = scale_steps.Place(args.folder, own, args.passages, args.encoded, args.queries)
     found: dict[str, Any] = {"task": args.task, "passages": args.passages}
     found |= {"encoded": args.encoded}
-    with shown(console) as report, measured(found):
-        figures = scale_steps.run(args.task, place, report)
-    # What the step says itself counts: encoding knows the time of runs that were killed.
+    console = Console()
+    with measured(found):
+        figures = scale_steps.run(args.task, place, console.progress)
+    console.close()
+    # What the task says itself counts: encoding knows the time of runs that were killed.
     atomic_write(record(own, args.task), json.dumps({**found, **figures}, indent=1))
 
 
@@ -182,9 +168,8 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.steps) - set(STEPS):
         parser.error(f"--steps: no {', '.join(sorted(unknown))}; {', '.join(STEPS)} exist")
-    console = Console(width=120)
     if args.task:
-        run_task(args, console)
+        run_task(args)
         return 0
     if args.steps != ["report"] and (problem := settle(args)):
         print(f"scale.py: {problem}", file=sys.stderr)
@@ -193,9 +178,9 @@ def main() -> int:
     (own / "steps").mkdir(parents=True, exist_ok=True)
     for task in tasks_of(args.steps, args.passages, args.factory):
         if record(own, task).exists():
-            console.print(f"{task}: done before")
+            print(f"{task}: done before", flush=True)
             continue
-        console.print(f"{task} ...", markup=False)
+        print(f"{task} ...", flush=True)
         command = [sys.executable, __file__, "--task", task, "--folder", str(args.folder)]
         command += ["--passages", str(args.passages), "--encoded", str(args.encoded)]
         ended = subprocess.run([*command, "--queries", str(args.queries)], check=False)
