@@ -32,9 +32,6 @@ from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 
 _PICTURES = ("passage_images", "article_images", "article_folder")
-_PREPARING = (
-    2  # calls that make prompts at the same time: more would only compete for the processor
-)
 
 
 class _Counts(NamedTuple):
@@ -82,7 +79,6 @@ class Answerer:
         self.reader = reader
         self.cached = CachedReader(reader, keep=config.cache)
         self._asked = threading.local()
-        self._preparing = threading.BoundedSemaphore(_PREPARING)
         self._articles = ArticlePictures(config.article_images, config.article_folder)
         apart = {"cache", "prompt", "examples", "batch_size", "self_check"}
         # Not settings when runs were first resumed.
@@ -135,8 +131,7 @@ class Answerer:
             UserError: the reader cannot be used at all, or breaks its contract.
         """
         given = list(zip(questions, passages, strict=True))
-        with self._preparing:
-            made = self._made(given, examples)
+        made = self._made(given, examples)
         good = [case for case in made if not isinstance(case, Failure)]
         cases = [case for case, _ in good]
         self._asked.prompts = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Coroutine, Mapping
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _CLOSED_S = 1.0  # for connections to be closed at the end
-_TURN_S = 0.0005  # for which a thread computes while others wait, a tenth of Python's own
 
 
 class Request(NamedTuple):
@@ -215,8 +213,6 @@ def run(task: Coroutine[Any, Any, R]) -> R:
 @cache
 def _loop_of(process: int) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
-    # After each of its calls to the system, the loop waits for as long as another thread computes.
-    sys.setswitchinterval(min(_TURN_S, sys.getswitchinterval()))
     # A daemon: an interrupted program does not wait for replies that it will not read.
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop
