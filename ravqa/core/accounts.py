@@ -9,10 +9,11 @@ from this project's own cache costs nothing and is counted apart, as reused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -134,19 +135,18 @@ class Cost:
         return cls(reused=results, reused_unknown=results, reused_money=money)
 
     def __add__(self, other: Cost) -> Cost:
-        values: dict[str, Any] = {n: _sum(getattr(self, n), getattr(other, n)) for n in _NAMES}
-        return Cost(**values)
+        values: Iterator[Any] = map(_sum, _values(self), _values(other))
+        return Cost(*values)
 
     def __truediv__(self, number: float) -> Cost:
-        found = {name: getattr(self, name) for name in _NAMES}
-        values: dict[str, Any] = {n: None if v is None else v / number for n, v in found.items()}
-        return Cost(**values)
+        values: Iterator[Any] = (None if v is None else v / number for v in _values(self))
+        return Cost(*values)
 
     def __bool__(self) -> bool:
-        return any(getattr(self, name) for name in _NAMES)
+        return any(_values(self))
 
 
-_NAMES = [field.name for field in fields(Cost)]
+_values: Callable[[Cost], tuple[Any, ...]] = attrgetter(*(field.name for field in fields(Cost)))
 
 
 def _sum(first: float | None, second: float | None) -> float | None:
@@ -290,4 +290,5 @@ def shared_costs(costs: Mapping[Payer, Cost], questions: Iterable[int | str]) ->
     ids = list(questions)
     own = set(ids)
     share = total(cost for payer, cost in costs.items() if payer not in own) / max(1, len(ids))
-    return [costs.get(q, Cost()) + share for q in ids]
+    none = Cost()
+    return [costs.get(q, none) + share if share else costs.get(q, none) for q in ids]

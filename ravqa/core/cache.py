@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 _VARIABLES = 500  # keys in one query, below SQLite's limit
 _STORED_AFTER_S = 0.05  # longest wait of a value that was made
+_HALF = re.compile("[\ud800-\udfff]")  # of a character
 _WAIT_S = 60.0
 _LOOK_AGAIN_S = 0.02
 _PENDING = 16  # most values that wait to be stored
@@ -296,7 +298,7 @@ class Store:
 
 def _text(key: str, value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # half characters, not UTF-8
+    if _HALF.search(text):  # has no UTF-8 form
         text = json.dumps(value)
     return f"{text}\n{_checksum(key, text)}"
 

@@ -310,10 +310,14 @@ def _score_out(value: float | Failure) -> float:
 
 
 def _generation_out(value: Generation | Failure) -> dict[str, Any]:
-    kept = asdict(value)
-    if kept["log_prob"] is not None:
-        kept["log_prob"] = float(kept["log_prob"])  # NumPy's numbers are not JSON's
-    return kept | {"tokens": int(kept["tokens"])}
+    made = cast(Generation, value)
+    return {
+        "text": made.text,
+        "log_prob": None if made.log_prob is None else float(made.log_prob),  # NumPy's are no JSON
+        "tokens": int(made.tokens),
+        "thinking": made.thinking,
+        "usage": None if made.usage is None else asdict(made.usage),
+    }
 
 
 def _generation_in(value: Any) -> Generation | None:
