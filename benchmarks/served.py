@@ -7,19 +7,24 @@ A server on this machine, in a process of its own, answers every request after a
     failing    as constant with 0.3 s, but every tenth is an error, and repeated
     slow       four times as slow as heavy, for machines that have other work (study_pool.py)
 
+`--slower 3` makes all of them three times as long: 256 workers of the kind heavy would ask 740
+times a second, which the processor does not allow.
+
 A run asks it one question per request. The server says when the first request came and the last
 reply left. The least time is the larger one of: sum of all replies' times, errors included, by
 workers; longest reply. The client's own waits before it repeats a request do not count. No order of
-the requests may reach that, so a second figure has `workers` who take the requests as they come and
-never wait. Beside the times is the processor time per request: of the run, all of its own work
-included, and of the server.
+the requests may reach that, so a second figure has `workers` who take the questions in turn, repeat
+what failed as soon as the error is there, and never wait. Beside the times is the processor time
+per request: of the run, all of its own work included, and of the server.
 
-The last case is the bundled sample in three conditions: found by BM25, none and random passages.
+The kind `sample` is the bundled sample in three conditions (found by BM25, none and random
+passages) with the replies of `heavy` and 64 workers.
 
 With `--client`, the client alone sends short requests, without a run. With `--memory N`, one run of
 N questions with short replies says how much memory it has at several points.
 
-    python benchmarks/served.py [--workers 8,64,256] [--kinds constant,heavy,failing] [--seconds 20]
+    python benchmarks/served.py [--workers 8,64,256] [--kinds constant,heavy,failing] \\
+        [--slower 1] [--seconds 20]
     python benchmarks/served.py --client [--workers 8,64,256]
     python benchmarks/served.py --memory 100000
 """
@@ -67,8 +72,8 @@ MODELS = packed(200, {"data": [{"id": "m"}]})
 class Server:
     """Answers after a time that depends on the number of the request."""
 
-    def __init__(self, kind):
-        self.kind = kind
+    def __init__(self, kind, slower):
+        self.kind, self.slower = kind, slower
         self.first, self.last = 0.0, 0.0
         self.delays = []
         self.busy = self.busiest = self.answered = 0
@@ -85,7 +90,7 @@ class Server:
     def ask(self, write):
         self.first = self.first or time.monotonic()
         delay, status = KINDS[self.kind](len(self.delays) + 1)
-        self.delays.append(delay)
+        self.delays.append(delay := delay * self.slower)
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
         asyncio.get_running_loop().call_later(delay, self.answer, write, REPLIES[status])
@@ -130,9 +135,9 @@ class Connection(asyncio.Protocol):
 
 
 @contextmanager
-def serving(kind):
+def serving(kind, slower=1.0):
     """Start a server; yield its address."""
-    command = [sys.executable, __file__, "--serve", kind]
+    command = [sys.executable, __file__, "--serve", kind, "--slower", str(slower)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
@@ -176,14 +181,16 @@ def watched(process, url, each):
                 points.append((found["answered"], times.user + times.system, found["processor"]))
                 each(found["answered"], memory)
         time.sleep(0.5)
+    if not points:  # it has failed
+        return 0.0, 0.0
     (first, run, server), (last, run_end, server_end) = points[0], points[-1]
     count = max(1, last - first)
     return 1e3 * (run_end - run) / count, 1e3 * (server_end - server) / count
 
 
-def asking(kind, workers, arguments, each=lambda answered, memory: None):
+def asking(kind, workers, arguments, slower=1.0, each=lambda answered, memory: None):
     """Run once against a fresh server with a fresh cache; return what it and the server took."""
-    with tempfile.TemporaryDirectory() as folder, serving(kind) as url:
+    with tempfile.TemporaryDirectory() as folder, serving(kind, slower) as url:
         settings = {
             "describer": "null",
             "reader.url": f"{url}/v1",
@@ -205,18 +212,25 @@ def asking(kind, workers, arguments, each=lambda answered, memory: None):
         return told(url) | {"delays": told(url, "delays"), "taken": taken}
 
 
-def in_turn(delays, workers):
-    """Return how long workers take that never wait, if they take requests as they came."""
-    free = [0.0] * workers
-    for delay in delays:
-        heapq.heapreplace(free, free[0] + delay)
-    return max(free)
+def in_turn(kind, slower, questions, workers):
+    """Return how long workers take that never wait, if they ask the questions in turn."""
+    now, number, busy = 0.0, 0, []
+    while questions or busy:
+        while questions and len(busy) < workers:
+            number += 1
+            delay, status = KINDS[kind](number)
+            heapq.heappush(busy, (now + delay * slower, status != 200))
+            questions -= 1
+        now, failed = heapq.heappop(busy)
+        questions += failed
+    return now
 
 
-def line(name, workers, found):
+def line(name, kind, slower, workers, found):
     delays = found["delays"]
     least = max(sum(delays) / workers, *delays)
-    took, best = found["seconds"], in_turn(delays, workers)
+    failed = sum(KINDS[kind](number + 1)[1] != 200 for number in range(len(delays)))
+    took, best = found["seconds"], in_turn(kind, slower, len(delays) - failed, workers)
     run, server = found["taken"]
     print(
         f"{name:>10} {workers:4} workers: {len(delays):6} requests, most at once "
@@ -260,7 +274,8 @@ def alone(workers):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", default="8,64,256")
-    parser.add_argument("--kinds", default="constant,heavy,failing")
+    parser.add_argument("--kinds", default="constant,heavy,failing,sample")
+    parser.add_argument("--slower", type=float, default=1, help="all replies take so much longer")
     parser.add_argument("--seconds", type=float, default=20, help="least time of a case")
     parser.add_argument("--client", action="store_true", help="the client alone, without a run")
     parser.add_argument("--memory", type=int, help="questions of the run whose memory is told")
@@ -268,7 +283,7 @@ def main():
     options = parser.parse_args()
     workers = list(map(int, options.workers.split(",")))
     if options.serve:
-        asyncio.run(Server(options.serve).run())
+        asyncio.run(Server(options.serve, options.slower).run())
         return
     if options.client:
         for number in workers:
@@ -286,14 +301,19 @@ def main():
                     print(f"{answered:7} answered: {memory:6.0f} MB", flush=True)
 
             write_questions(data, options.memory)
-            line("short", 64, asking("short", 64, ["--data", name, *plain], each))
+            line("short", "short", 1, 64, asking("short", 64, ["--data", name, *plain], each=each))
             return
         for kind in options.kinds.split(","):
+            if kind == "sample":
+                three = ["--retriever", "bm25", "--controls", "none,random"]
+                found = asking("heavy", 64, three, options.slower)
+                line(kind, "heavy", options.slower, 64, found)
+                continue
             for number in workers:
-                write_questions(data, int(options.seconds * number / MEAN[kind]))
-                line(kind, number, asking(kind, number, ["--data", name, *plain]))
-    three = ["--retriever", "bm25", "--controls", "none,random"]
-    line("sample", 64, asking("heavy", 64, three))
+                mean = MEAN[kind] * options.slower
+                write_questions(data, int(options.seconds * number / mean))
+                found = asking(kind, number, ["--data", name, *plain], options.slower)
+                line(kind, kind, options.slower, number, found)
 
 
 if __name__ == "__main__":
