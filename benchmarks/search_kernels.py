@@ -47,14 +47,13 @@ def stages(indexes: dict[str, CompressedIndex], query: np.ndarray, repeat: int) 
     index = indexes["numba"]
     state, count = index._state, len(index._state.alive)
     lanes, near = search._sampled(len(query)), int(K + search._NEAR * search._growth(count))
-    margin = search._MARGIN if lanes < len(query) else search._WIDE
     with index._prepared(state, query) as found:
         seen, mean = index._scan(state, found)
         guesses = seen + np.float32(search._MEAN) * mean
         first = search._best(guesses, search.default_candidates(count, len(query)))
         bounds, _ = index._refined(state, found, first, search._MARGIN, lanes)
         second = first[search._best(bounds, near)]
-        bounds, _ = index._refined(state, found, second, margin)
+        bounds, _ = index._refined(state, found, second, search._WIDE)
         last = second[np.argsort(-bounds)[:SCORED]]
 
     def tables(way: str) -> None:
@@ -76,7 +75,7 @@ def stages(indexes: dict[str, CompressedIndex], query: np.ndarray, repeat: int) 
         times[f"{len(first)} refined by {lanes} vectors"] = stage(
             "_refined", first, search._MARGIN, lanes
         )
-    times[f"{len(second)} refined"] = stage("_refined", second, margin)
+    times[f"{len(second)} refined"] = stage("_refined", second, search._WIDE)
     times[f"{len(last)} scored"] = stage("_scores", last)
     for way in reversed(WAYS):
         held[way].__exit__(None, None, None)

@@ -135,6 +135,29 @@ def test_measuring_stops_when_no_other_value_can_be_among_the_greatest():
     assert search._until(guesses[:0], measure, 3, 1, (7, 16))[1].tolist() == []
 
 
+def test_guesses_are_made_anew_by_what_was_measured():
+    rng = np.random.default_rng(1)
+    parts = rng.normal(size=(400, 3)).astype(np.float32)
+    parts[:, 2] = 0.5  # says nothing
+    values = parts @ np.array([2, -1, 0], np.float32) + np.float32(7)
+    asked = []
+
+    def measure(places):
+        asked.append(places)
+        return values[places]
+
+    # By these weights the greatest values come last; by the right ones they come next.
+    places, found = search._until(-values, measure, 5, 1.0, (15, 10), parts)
+    np.testing.assert_array_equal(found, values[places])
+    np.testing.assert_array_equal(places, np.concatenate(asked))
+    assert [len(some) for some in asked] == [20, 10]
+    assert set(asked[0]) == set(np.argsort(values)[:20])
+    assert set(asked[1]) == set(np.argsort(-values)[:10])
+    same = np.ones((40, 2), np.float32)
+    assert len(search._until(same[:, 0], lambda some: same[some, 0], 3, 1.0, (2, 2), same)[0]) == 40
+    np.testing.assert_allclose(search._weights(parts[:9], values[:9]), [2, -1, 0], atol=1e-5)
+
+
 def test_the_best_are_found_and_kept_in_order():
     rng = np.random.default_rng(0)
     for count in (0, 1, 5, 30):

@@ -15,7 +15,8 @@ share one, a run, are adjacent. A query of W vectors passes through
    the best one, which gives a lower bound of MaxSim. For a long query first with a sample of its
    vectors, for the best `candidates` of 2. Then with all vectors for the best of these, until the
    others' guesses, raised by what refining has added to guesses so far, no longer reach the k-th
-   bound;
+   bound. The guesses are sums of what is known by then (the scan's score, the mean residual's
+   product, the sample's gain), with the weights that fit the bounds so far;
 4. MaxSim over the stored vectors for passages whose bound comes near the k-th score: they are
    scored in the order of their bounds, until the remaining ones no longer reach it likewise.
 
@@ -80,13 +81,14 @@ _MEAN = 0.75
 """Share of the product with a passage's mean residual that the scan's score is raised by."""
 _BOTH = (0.375, 0.45)
 """The same where a sample of the query's vectors was refined, and the share of its gain, taken for
-all vectors. Both predict the same: where vectors cluster, the gain would do alone."""
+all vectors. Both predict the same: where vectors cluster, the gain would do alone. What is best for
+a query is seen when the first passages are refined by all vectors."""
 _MARGIN, _WIDE = 0.1, 0.14
-"""Of the refinement, in units of a product of two vectors; wide for queries of few vectors."""
+"""Of the refinement, in units of a product of two vectors: by a sample, and by all vectors."""
 _NEAR = 400  # passages beyond k that are too few to be sampled, of 10,000
 _FEW = 100  # passages beyond k that are all scored
-_REFINED = (60, 64)  # passages refined by all vectors beyond k at once, and then at a time
-_SCORED = (24, 32)  # likewise, those that are scored
+_REFINED = (20, 48)  # passages refined by all vectors beyond k at once, and then at a time
+_SCORED = (12, 16)  # likewise, those that are scored
 _FOR_EACH = 8  # candidates at least for each of the k, where a search does not name their number
 _BY_TORCH = 15  # x the root of the corpus: candidates at most, where torch reads them from files
 _STORED = {"9bit": 1.4, "4bit": 0.8, "float16": 3.3}  # bytes of a component, with all tables
@@ -115,7 +117,7 @@ class _Effort(NamedTuple):
 
 _EFFORTS = {
     "fast": _Effort(0.5, 1.0, 1.0),
-    "default": _Effort(1.0, 2.5, 3.0),
+    "default": _Effort(1.0, 2.75, 2.5),
     "careful": _Effort(3.0, 4.0, 5.0),
 }
 
@@ -161,6 +163,7 @@ def _until(
     k: int,
     slack: float,
     sizes: tuple[int, int],
+    parts: Array | None = None,
 ) -> tuple[Array, Array]:
     """Measure values, the most promising first, until no other can be among the k greatest.
 
@@ -171,23 +174,41 @@ def _until(
         guesses: float32 [n], of the values.
         measure: returns the values at some places.
         sizes: how many are measured at first, beyond k; and then at a time.
+        parts: [n, some], what the guesses are weighted sums of. If given, the others are guessed
+            anew, by the weights that fit best what was measured: after the first measuring, and
+            whenever twice as many are.
 
     Returns:
-        The places that were measured, in order of their guesses, and their values.
+        The places that were measured, in that order, and their values.
     """
-    order = np.argsort(-guesses, kind="stable")
-    found = np.empty(len(order), np.float32)
-    done, end = 0, k + sizes[0]
-    while done < len(order):
-        part = order[done:end]
-        found[done : done + len(part)] = measure(part)
-        done, end = done + len(part), end + sizes[1]
-        if done < len(order):
-            gaps = found[:done] - guesses[order[:done]]
-            least = np.partition(found[:done], done - k)[done - k]
-            if guesses[order[done]] + gaps.mean() + slack * gaps.std() < least:
-                break
-    return order[:done], found[:done]
+    left = np.argsort(-guesses, kind="stable")
+    places, found = left[:0], np.zeros(0, np.float32)
+    size = fit = k + sizes[0]
+    while len(left):
+        some, left = left[:size], left[size:]
+        places, found = np.concatenate([places, some]), np.concatenate([found, measure(some)])
+        size = sizes[1]
+        if not len(left):
+            break
+        if parts is not None and len(found) >= fit:
+            fit = 2 * len(found)
+            guesses = np.einsum("nf,f->n", parts, _weights(parts[places], found))
+            left = left[np.argsort(-guesses[left], kind="stable")]
+        gaps = found - guesses[places]
+        least = np.partition(found, len(found) - k)[len(found) - k]
+        if guesses[left[0]] + gaps.mean() + slack * gaps.std() < least:
+            break
+    return places, found
+
+
+def _weights(parts: Array, values: Array) -> Array:
+    """Return the weights of parts [n, some] whose sums fit values [n] best, up to a constant."""
+    parts = parts - parts.mean(0, dtype=np.float64)
+    # Not by numpy's products, whose threads would keep the kernels waiting.
+    squares = np.einsum("nf,ng->fg", parts, parts)
+    toward = np.einsum("nf,n->f", parts, values - values.mean())
+    weights: Array = np.linalg.lstsq(squares, toward, rcond=1e-9)[0]
+    return weights
 
 
 def _growth(passages: int) -> float:
@@ -485,30 +506,29 @@ class CompressedIndex(SegmentedIndex):
         """Run the stages after the tables; see the module."""
         count, lanes = len(prepared.plain), _sampled(len(prepared.plain))
         near = int(k + _NEAR * effort.candidates * _growth(len(state.alive)))
-        guesses = None
+        parts = None
         if len(rows) > min(wanted, near):
             seen, mean = (values[rows] for values in self._scan(state, prepared))
-            guesses = seen + _MEAN * mean
-            kept = _best(guesses, wanted)
-            rows, guesses = rows[kept], guesses[kept]
+            kept = _best(seen + _MEAN * mean, wanted)
+            rows, parts, weights = rows[kept], [seen[kept], mean[kept]], [1.0, _MEAN]
             if lanes < count and len(rows) > near:
                 bounds, coarse = self._refined(state, prepared, rows, _MARGIN, lanes)
                 gains = (bounds * prepared.scale - coarse) * np.float32(count / lanes)
-                guesses = seen[kept] + _BOTH[0] * mean[kept] + _BOTH[1] * gains
-            guesses /= prepared.scale
+                parts, weights = [*parts, gains], [1.0, *_BOTH]
         if len(rows) <= k + _FEW:
             scores = self._scores(state, prepared, rows)
             best = top(scores, k)
             return rows[best], scores[best]
-        margin = _MARGIN if lanes < count else _WIDE
 
         def refined(places: Array) -> Array:
-            return self._refined(state, prepared, rows[places], margin)[0]
+            return self._refined(state, prepared, rows[places], _WIDE)[0]
 
-        if guesses is None:
+        if parts is None:
             bounds = refined(np.arange(len(rows)))
         else:
-            places, bounds = _until(guesses, refined, k, effort.refined, _REFINED)
+            known = np.stack(parts, axis=1) / np.float32(prepared.scale)
+            guesses = np.einsum("nf,f->n", known, weights)
+            places, bounds = _until(guesses, refined, k, effort.refined, _REFINED, known)
             rows = rows[places]
         places, scores = _until(
             bounds,
