@@ -13,10 +13,10 @@ share one, a run, are adjacent. A query of W vectors passes through
    query's vectors, which costs little, corrects the scan's score by that;
 3. the refinement: per query vector, exact products with only those runs whose entries come near
    the best one, which gives a lower bound of MaxSim. For a long query first with a sample of its
-   vectors, for the best `candidates` of 2. Then with all vectors for the best of these, until the
-   others' guesses, raised by what refining has added to guesses so far, no longer reach the k-th
-   bound. The guesses are sums of what is known by then (the scan's score, the mean residual's
-   product, the sample's gain), with the weights that fit the bounds so far;
+   vectors, for the best `candidates` of 2 at most; then with all vectors for the best of these.
+   Both stop when the others' guesses, raised by what refining has added to guesses so far, no
+   longer reach the k-th value. The guesses are sums of what is known by then (the scan's score, the
+   mean residual's product, the sample's gain), with the weights that fit the bounds so far;
 4. MaxSim over the stored vectors for passages whose bound comes near the k-th score: they are
    scored in the order of their bounds, until the remaining ones no longer reach it likewise.
 
@@ -87,7 +87,8 @@ _MARGIN, _WIDE = 0.1, 0.14
 """Of the refinement, in units of a product of two vectors: by a sample, and by all vectors."""
 _NEAR = 400  # passages beyond k that are too few to be sampled, of 10,000
 _FEW = 100  # passages beyond k that are all scored
-_REFINED = (20, 48)  # passages refined by all vectors beyond k at once, and then at a time
+_SAMPLED = (300, 256)  # passages refined by a sample beyond k at once, and then at a time
+_REFINED = (20, 48)  # likewise, by all vectors
 _SCORED = (12, 16)  # likewise, those that are scored
 _FOR_EACH = 8  # candidates at least for each of the k, where a search does not name their number
 _BY_TORCH = 15  # x the root of the corpus: candidates at most, where torch reads them from files
@@ -106,19 +107,20 @@ class _Effort(NamedTuple):
 
     Attributes:
         candidates: number of passages to refine, relative to the default.
-        refined: standard deviations by which guesses may err before refinement stops; scored:
-            likewise the bounds, before scoring does.
+        sampled, refined: standard deviations by which guesses may err before refinement stops, by
+            a sample and by all vectors; scored: likewise the bounds, before scoring does.
     """
 
     candidates: float
+    sampled: float
     refined: float
     scored: float
 
 
 _EFFORTS = {
-    "fast": _Effort(0.5, 1.0, 1.0),
-    "default": _Effort(1.0, 2.75, 2.5),
-    "careful": _Effort(3.0, 4.0, 5.0),
+    "fast": _Effort(0.5, 3.0, 1.0, 1.0),
+    "default": _Effort(1.0, 4.0, 2.75, 2.5),
+    "careful": _Effort(3.0, 6.0, 4.0, 5.0),
 }
 
 
@@ -506,15 +508,26 @@ class CompressedIndex(SegmentedIndex):
         """Run the stages after the tables; see the module."""
         count, lanes = len(prepared.plain), _sampled(len(prepared.plain))
         near = int(k + _NEAR * effort.candidates * _growth(len(state.alive)))
-        parts = None
+        known: Array | None = None
         if len(rows) > min(wanted, near):
-            seen, mean = (values[rows] for values in self._scan(state, prepared))
-            kept = _best(seen + _MEAN * mean, wanted)
-            rows, parts, weights = rows[kept], [seen[kept], mean[kept]], [1.0, _MEAN]
+            both = np.stack([values[rows] for values in self._scan(state, prepared)], axis=1)
+            guesses = both[:, 0] + np.float32(_MEAN) * both[:, 1]
+            kept = _best(guesses, wanted)
+            unit = np.float32(1 / prepared.scale)
+            rows, guesses = rows[kept], guesses[kept] * unit
+            known = both = both[kept] * unit
             if lanes < count and len(rows) > near:
-                bounds, coarse = self._refined(state, prepared, rows, _MARGIN, lanes)
-                gains = (bounds * prepared.scale - coarse) * np.float32(count / lanes)
-                parts, weights = [*parts, gains], [1.0, *_BOTH]
+                gains = np.empty(len(rows), np.float32)
+
+                def sampled(places: Array) -> Array:
+                    bounds, coarse = self._refined(state, prepared, rows[places], _MARGIN, lanes)
+                    gains[places] = (bounds - coarse * unit) * np.float32(count / lanes)
+                    found: Array = both[places, 0] + np.float32(_BOTH[0]) * both[places, 1]
+                    found += np.float32(_BOTH[1]) * gains[places]
+                    return found
+
+                places, guesses = _until(guesses, sampled, k, effort.sampled, _SAMPLED)
+                rows, known = rows[places], np.column_stack([both[places], gains[places]])
         if len(rows) <= k + _FEW:
             scores = self._scores(state, prepared, rows)
             best = top(scores, k)
@@ -523,11 +536,9 @@ class CompressedIndex(SegmentedIndex):
         def refined(places: Array) -> Array:
             return self._refined(state, prepared, rows[places], _WIDE)[0]
 
-        if parts is None:
+        if known is None:
             bounds = refined(np.arange(len(rows)))
         else:
-            known = np.stack(parts, axis=1) / np.float32(prepared.scale)
-            guesses = np.einsum("nf,f->n", known, weights)
             places, bounds = _until(guesses, refined, k, effort.refined, _REFINED, known)
             rows = rows[places]
         places, scores = _until(
