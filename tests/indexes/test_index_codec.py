@@ -95,8 +95,8 @@ def test_a_long_querys_sample_is_spread_evenly_and_comes_first(lanes, expected):
 @pytest.mark.parametrize(
     ("passages", "vectors", "expected"),
     [
-        (10_000, 32, 1100),
-        (10_000, 64, 1100),
+        (10_000, 32, 1400),
+        (10_000, 64, 1400),
         (10_000, 65, 1500),
         (10_000, 320, 1500),
         (2500, 320, 750),

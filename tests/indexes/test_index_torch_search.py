@@ -21,7 +21,7 @@ from ravqa.indexes.compressed.torch_search import TorchSearch
 
 DIM = 24
 STORAGES = ["9bit", "4bit", "float16"]
-LIFT, MEAN = 2.0, 0.75
+LIFT, MEAN = 2.0, 0.75  # another share than searches use
 CPU = torch.device("cpu")
 
 

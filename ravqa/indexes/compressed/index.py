@@ -77,7 +77,7 @@ _LIFT = 2.0
 The best of a passage's vectors is likelier above its centroid than below, the more so the more
 its vectors spread.
 """
-_MEAN = 0.75
+_MEAN = 1.0
 """Share of the product with a passage's mean residual that the scan's score is raised by."""
 _BOTH = (0.375, 0.45)
 """The same where a sample of the query's vectors was refined, and the share of its gain, taken for
@@ -119,7 +119,7 @@ class _Effort(NamedTuple):
 
 _EFFORTS = {
     "fast": _Effort(0.5, 3.0, 1.0, 1.0),
-    "default": _Effort(1.0, 4.0, 2.75, 2.5),
+    "default": _Effort(1.0, 5.0, 2.75, 3.0),
     "careful": _Effort(3.0, 6.0, 4.0, 5.0),
 }
 
@@ -221,10 +221,10 @@ def _growth(passages: int) -> float:
 def default_candidates(passages: int, vectors: int) -> int:
     """Return how many passages are refined, by a query's vectors, at the default effort.
 
-    15 x the root of the corpus if a sample of the vectors is used, else 11 x, and more from 10,000
+    15 x the root of the corpus if a sample of the vectors is used, else 14 x, and more from 10,000
     passages on (`benchmarks/search.py`).
     """
-    share = 11 if _sampled(vectors) == vectors else 15
+    share = 14 if _sampled(vectors) == vectors else 15
     return int(share * np.sqrt(passages) * _growth(passages))
 
 
@@ -539,7 +539,9 @@ class CompressedIndex(SegmentedIndex):
         if known is None:
             bounds = refined(np.arange(len(rows)))
         else:
-            places, bounds = _until(guesses, refined, k, effort.refined, _REFINED, known)
+            # Without a sample, two weights fitted to few values are no better than those above.
+            fitted = known if known.shape[1] > 2 else None
+            places, bounds = _until(guesses, refined, k, effort.refined, _REFINED, fitted)
             rows = rows[places]
         places, scores = _until(
             bounds,
