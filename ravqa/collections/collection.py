@@ -26,7 +26,7 @@ from ravqa.collections.folder import (
     Writer,
 )
 from ravqa.collections.needs import Needs, estimate
-from ravqa.collections.settings import checked, own_settings, refusal
+from ravqa.collections.settings import checked, own_settings, refusal, with_own_index
 from ravqa.collections.sources import shown_name, stored_name
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import DataError, UserError, check_number, check_text, checked_choices
@@ -217,7 +217,7 @@ class Collection:
 
         Args:
             pipeline: settings in place of the collection's own. The encoder must be the same; query
-                text, reader and so on may differ.
+                text, reader and so on may differ. The index `auto` is the collection's.
             overrides: "key.path=value".
             trust_settings: follow the collection's own settings wherever they come from, now and
                 later: they are remembered on this machine (`ravqa.collections.trust`).
@@ -240,6 +240,7 @@ class Collection:
             where = str(path)
         else:
             settings, where = load_pipeline(pipeline, overrides)
+            settings, withheld = with_own_index(settings, own, overrides)
         collection = cls(folder, settings, where, session, withheld)
         code = [s for s in collection._withheld(_SEARCHING) if s.names == trust.CODE]
         if code:

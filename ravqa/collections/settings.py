@@ -16,6 +16,7 @@ from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 _RETRIEVER = "late-interaction"
+_OPEN = {"name": "auto"}
 
 
 def own_settings(
@@ -38,6 +39,20 @@ def own_settings(
         if not any(f"{setting.path}.".startswith(f"{key}.") for key in said)
     ]
     return settings, withheld
+
+
+def with_own_index(
+    settings: dict[str, Any], own: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], list[Setting]]:
+    """Return a pipeline's settings with the collection's index, if the pipeline leaves the kind
+    open, and those settings of it that must not be followed; see `own_settings`."""
+    there = own["retriever"].get("index")
+    said = any(split_override(override)[0].startswith("retriever.index") for override in overrides)
+    if there is None or said or settings["retriever"].get("index", _OPEN) != _OPEN:
+        return settings, []
+    _, withheld = own_settings(own, ())
+    settings = {**settings, "retriever": {**settings["retriever"], "index": copy.deepcopy(there)}}
+    return settings, [s for s in withheld if s.path.startswith("retriever.index.")]
 
 
 def refusal(withheld: Sequence[Setting], where: str) -> UserError:

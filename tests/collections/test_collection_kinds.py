@@ -1,5 +1,6 @@
 """Collections on every kind of index: searches, changes, killed writers, and lost indexes."""
 
+import importlib.util
 import json
 import shutil
 
@@ -10,7 +11,8 @@ from study_files import call
 from ravqa.collections import Collection
 from ravqa.collections.folder import CollectionFolder, Writer
 from ravqa.core.errors import UserError
-from ravqa.core.records import Passage
+from ravqa.core.records import Passage, Question
+from ravqa.doors.shelf import OWN, Shelf
 from ravqa.indexes import INDEXES
 from ravqa.indexes.sharded import ShardedIndex
 
@@ -20,6 +22,7 @@ KINDS = {
     "qdrant": "{name: qdrant, storage: float32, prefetch: null}",
     "sharded-qdrant": "{name: sharded, shards: 2, shard: {name: qdrant, storage: float32}}",
 }
+SLOW = pytest.mark.slow
 NEEDS = {"faiss": "faiss", "qdrant": "qdrant_edge", "sharded-qdrant": "qdrant_edge"}
 ANIMALS = ("koala", "lion", "bear", "heron", "otter", "mole", "crane")
 PLACES = ("tree", "river", "burrow", "savanna", "rock")
@@ -37,7 +40,7 @@ def passages(first=0, last=35, words="sleeps near the"):
     ]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["sharded", *(pytest.param(k, marks=SLOW) for k in KINDS if k != "sharded")])
 def kind(request):
     if request.param in NEEDS:
         pytest.importorskip(NEEDS[request.param])
@@ -119,8 +122,14 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("point", ["update", "delete", "end"])
-@pytest.mark.parametrize("name", ["sharded", "qdrant"])
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("sharded", "update"),
+        *(pytest.param("sharded", point, marks=SLOW) for point in ("delete", "end")),
+        *(pytest.param("qdrant", point, marks=SLOW) for point in ("update", "delete", "end")),
+    ],
+)
 def test_a_change_that_was_killed_is_completed_by_the_next(tmp_path, name, point, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
@@ -158,7 +167,7 @@ def test_a_change_that_was_killed_is_completed_by_the_next(tmp_path, name, point
     same(opened, exact(tmp_path, expected.values()))
 
 
-@pytest.mark.parametrize("name", ["sharded", "qdrant"])
+@pytest.mark.parametrize("name", ["sharded", pytest.param("qdrant", marks=SLOW)])
 def test_a_lost_index_is_noticed_and_built_again(tmp_path, name, capsys, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
@@ -199,6 +208,7 @@ def test_an_index_that_was_emptied_is_noticed(tmp_path):
     assert len(Collection.rebuild(path)) == 35
 
 
+@SLOW
 def test_a_collection_moves_from_kind_to_kind(tmp_path, capsys):
     create(tmp_path, "retriever.index={name: exact}", passages())
     path = tmp_path / "c"
@@ -233,3 +243,40 @@ def test_a_collection_of_a_later_version_is_refused_in_one_line(tmp_path, capsys
     assert code == 2
     assert "has format 4, but this version reads" in err
     assert len(err.strip().splitlines()) == 1
+
+
+@SLOW
+@pytest.mark.parametrize("name", ["sharded", "qdrant"])
+def test_frameworks_and_doors_search_every_kind(tmp_path, name):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    collection = create(tmp_path, f"retriever.index={KINDS[name]}", passages())
+    question = QUESTIONS[0]
+    wanted = [hit.passage_id for hit, _ in collection.search(question, k=3)]
+    found = {}
+    if importlib.util.find_spec("llama_index"):
+        from ravqa.integrations.llama_index import PreFLMRRetriever as LlamaIndexRetriever
+
+        retriever = LlamaIndexRetriever.from_persist_dir(collection.path, similarity_top_k=3)
+        found["llama-index"] = [node.node_id for node in retriever.retrieve(question)]
+    if importlib.util.find_spec("langchain_core"):
+        from ravqa.integrations.langchain import PreFLMRRetriever as LangChainRetriever
+
+        retriever = LangChainRetriever.from_persist_dir(collection.path, k=3)
+        found["langchain"] = [document.id for document in retriever.invoke(question)]
+    if importlib.util.find_spec("haystack"):
+        from ravqa.integrations.haystack import PreFLMRRetriever as HaystackRetriever
+
+        documents = HaystackRetriever(str(collection.path), top_k=3).run(question)["documents"]
+        found["haystack"] = [document.id for document in documents]
+    shelf = Shelf([collection.path], [collection_files.pipeline(tmp_path)])
+    [own] = shelf.names
+    assert len(shelf.pipelines(own)) == 2
+    other = shelf.pipeline(own, shelf.pipelines(own)[1]).ask(Question(0, question, None))
+    found["another pipeline"] = [hit.passage_id for hit in other.hits[:3]]
+    response = shelf.pipeline(own, OWN).ask(Question(0, question, None))
+    found["doors"] = [hit.passage_id for hit in response.hits[:3]]
+    assert found == dict.fromkeys(found, wanted)
+    shelf.collection(own).add([Passage("new", question)])
+    shelf.refresh(own)
+    assert shelf.pipeline(own, OWN).ask(Question(0, question, None)).hits[0].passage_id == "new"

@@ -69,7 +69,7 @@ def test_it_is_changed_and_searched_as_on_the_exact_index(collection, server, tm
     assert len(Collection.open(collection.path)) == 14
 
 
-@pytest.mark.parametrize("how", ["dropped", "emptied"])
+@pytest.mark.parametrize("how", ["dropped", pytest.param("emptied", marks=pytest.mark.slow)])
 def test_a_lost_collection_is_noticed_and_filled_again(collection, server, tmp_path, capsys, how):
     collection.delete(["p5"])
     expected = set(collection)
@@ -91,6 +91,7 @@ def test_a_lost_collection_is_noticed_and_filled_again(collection, server, tmp_p
     assert len(own(server)) == 1
 
 
+@pytest.mark.slow
 def test_a_rebuilt_one_takes_over_while_others_search(collection, server, tmp_path):
     reader = Collection.open(collection.path)
     before, [old] = scores(reader), own(server)
@@ -108,6 +109,7 @@ def test_a_rebuilt_one_takes_over_while_others_search(collection, server, tmp_pa
     same(back, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_rebuild_that_is_killed_leaves_the_old_one(collection, server, tmp_path, monkeypatch):
     before = scores(collection)
     with monkeypatch.context() as patch:
@@ -144,6 +146,7 @@ def test_a_server_that_is_away_is_one_line_and_no_reason_to_rebuild(tmp_path, ca
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_two_collections_at_one_server_do_not_meet(collection, server, tmp_path):
     (tmp_path / "b").mkdir()
     index = f"retriever.index={{name: qdrant, url: '{server.url}'}}"
