@@ -120,9 +120,11 @@ class FaissIndex(SegmentedIndex):
             return None
         code = 0.0
         for part in _parts_of(index):
-            code += part.sa_code_size() + (16 if hasattr(part, "nprobe") else 0)
-            if hasattr(part, "hnsw"):
-                code += 4 * 2 * part.hnsw.nb_neighbors(1)
+            if hasattr(part, "hnsw"):  # links of the lowest level, and a few of the others
+                code += faiss.downcast_index(part.storage).sa_code_size()
+                code += 4 * (part.hnsw.nb_neighbors(0) + 2) + 12
+            else:
+                code += part.sa_code_size() + (16 if hasattr(part, "nprobe") else 0)
         return Footprint(4 * dim + code, code, 4 * dim * config.train_vectors)
 
     @classmethod
