@@ -280,3 +280,33 @@ def test_frameworks_and_doors_search_every_kind(tmp_path, name):
     shelf.collection(own).add([Passage("new", question)])
     shelf.refresh(own)
     assert shelf.pipeline(own, OWN).ask(Question(0, question, None)).hits[0].passage_id == "new"
+
+
+@pytest.mark.parametrize("name", ["sharded", pytest.param("faiss", marks=SLOW)])
+def test_what_is_in_the_folder_is_packed_and_unpacked(tmp_path, name, capsys):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    collection = create(tmp_path, f"retriever.index={KINDS[name]}", passages())
+    collection.update(passages(3, 9, "eats at the"))
+    collection.delete(["p11"])
+    packed, copy = tmp_path / "x.tar", tmp_path / "copy"
+    collection.pack(packed)
+    code, _, err = call(capsys, "collection", "unpack", packed, copy)
+    if name == "faiss":
+        assert code == 2
+        assert ".faiss is used without a check of what it holds: if you trust whoever" in err
+        assert not copy.exists()
+        code, _, err = call(capsys, "collection", "unpack", packed, copy, "--trust-settings")
+    assert code == 0, err
+    opened = Collection.open(copy)
+    same(opened, collection)
+    assert opened.verify() == []
+    opened.delete(["p12"])
+    assert "p12" in collection
+
+
+def test_an_embedded_engine_is_not_packed(tmp_path):
+    pytest.importorskip(NEEDS["qdrant"])
+    collection = create(tmp_path, f"retriever.index={KINDS['qdrant']}", passages(0, 3))
+    with pytest.raises(UserError, match="is of kind 'qdrant', which cannot be packed"):
+        collection.pack(tmp_path / "x.tar")
