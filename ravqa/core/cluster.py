@@ -377,7 +377,11 @@ class Crew(Generic[T]):
             self._actors = [actor.remote(make) for make in makers]
         except (ValueError, TypeError) as e:
             raise UserError(f"{why}: Ray refuses the workers' options: {first_line(e)}") from None
-        self._await_start()
+        try:
+            self._await_start()
+        except BaseException:
+            self.close()  # those that wait would otherwise take what becomes free
+            raise
 
     def __len__(self) -> int:
         return len(self._actors)
