@@ -62,6 +62,33 @@ def pytest_collection_finish():
     gc.set_threshold(10_000, 20, 20)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sample_read_once():
+    """The tests of a process read the bundled sample's passages once."""
+    from functools import cache
+
+    from ravqa.datasets.bundled import Edition
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Edition, "passages", cache(Edition.passages))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fewer_resamples():
+    """Intervals are drawn from 1,000 resamples in place of 10,000: runs have dozens of them."""
+    from ravqa.metrics.statistics import harmonic, intervals
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in (
+            (intervals, ("bootstrap", "paired_test")),
+            (harmonic, ("harmonic_bootstrap", "harmonic_paired_test")),
+        ):
+            for name in names:
+                patch.setitem(getattr(module, name).__kwdefaults__, "resamples", 1_000)
+        yield
+
+
 @pytest.fixture
 def any_images(monkeypatch):
     """Intervals are given for however few images, so that tests can do with few."""
