@@ -1,7 +1,6 @@
 """The main job with its real parts (classifier, MiniLM, SmolLM2) on a part of the sample."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -222,7 +221,8 @@ def test_predict_only_scores_nothing(small_corpus, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(small_corpus, tmp_path):
-    base = ["--dataset", "okvqa", "--corpus", str(small_corpus), "--limit", "160"]
+    # Two chunks for each condition, so that a kill has something to go on from.
+    base = ["--dataset", "okvqa", "--corpus", str(small_corpus), "--limit", "40"]
     base += ["--controls", "none", "--set", "answering.cache=false"]
     command = [sys.executable, str(ROOT / "run_vqa.py"), *base]
 
@@ -233,7 +233,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(small_corpus, t
 
     rng = random.Random(7)
     killed = 0
-    for _ in range(40):
+    for _ in range(9):
         resume = ["--resume"] if (tmp_path / "killed").exists() else []
         process = subprocess.Popen(
             [*command, "--output", str(tmp_path / "killed"), *resume],
@@ -241,9 +241,9 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(small_corpus, t
             stderr=subprocess.PIPE,
         )
         start = lines()
-        while process.poll() is None and (lines() == start or killed >= 5):
+        while process.poll() is None and (lines() == start or killed >= 3):
             time.sleep(0.05)
-        if killed < 5 and process.poll() is None:
+        if killed < 3 and process.poll() is None:
             time.sleep(rng.random())  # anywhere in the work on the next chunk
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -255,13 +255,13 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(small_corpus, t
         _, errors = process.communicate()
         assert process.returncode == 0, errors.decode()
         break
-    assert killed >= 3
-    subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, env=os.environ)
+    assert killed >= 2
+    subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True)
 
     for name in ("samples.jsonl", "samples.none.jsonl"):
         samples = read_samples(tmp_path / "killed" / name)
         ids = [s["question_id"] for s in samples]
-        assert len(ids) == len(set(ids)) == 160  # no question was answered twice
+        assert len(ids) == len(set(ids)) == 40  # no question was answered twice
         expected = {s["question_id"]: s for s in read_samples(tmp_path / "whole" / name)}
         for sample in samples:
             other = expected[sample["question_id"]]
@@ -275,45 +275,3 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(small_corpus, t
         return results
 
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_the_built_wheel_runs_from_an_empty_folder(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
-        check=True,
-        capture_output=True,
-    )
-    [wheel] = tmp_path.glob("*.whl")
-    # Only the package itself comes from the wheel; what it needs is installed already.
-    target = tmp_path / "installed"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel],
-        check=True,
-        capture_output=True,
-    )
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    code = (
-        f"import sys; sys.path.insert(0, {str(target)!r}); import ravqa.cli; "
-        f"assert ravqa.__file__.startswith({str(target)!r}); ravqa.cli.main()"
-    )
-
-    def installed(*arguments):
-        result = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=empty,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    printed = installed("run", "--dataset", "okvqa", "--limit", "5", "--retriever", "random")
-    assert "Answers, VQA accuracy %: bundled sample" in printed
-    assert "report: runs/" in printed
-    assert len(list(empty.glob("runs/*/report.html"))) == 1
-    assert [p.name for p in empty.iterdir()] == ["runs"]
-    printed = installed("study", "image-tokens", "--dry-run", "--limit", "5")
-    assert "image_tokens=patches" in printed

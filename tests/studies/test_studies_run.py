@@ -532,7 +532,7 @@ def test_a_study_killed_again_and_again_ends_as_an_undisturbed_one(folder, tmp_p
     lines = (folder / "questions.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     many = [
-        {**row, "question_id": 1000 * i + row["question_id"]} for i in range(60) for row in rows
+        {**row, "question_id": 1000 * i + row["question_id"]} for i in range(30) for row in rows
     ]
     (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, many)) + "\n")
     study = write_study(
@@ -551,7 +551,7 @@ def test_a_study_killed_again_and_again_ends_as_an_undisturbed_one(folder, tmp_p
         jobs = ["--jobs", 1 + attempt % 2]
         process = run_study(study, "--output", output, *resume, *jobs)
         start = lines_written()
-        while process.poll() is None and (killed >= 4 or lines_written() < start + 300):
+        while process.poll() is None and (killed >= 4 or lines_written() < start + 100):
             time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
