@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from cases import slow_but
 from checkpoint_files import PARTS, TRUSTING, build, refused
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 
@@ -155,7 +156,13 @@ def test_code_of_a_checkpoint_is_refused(copied, yes, kind, carry):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize(("kind", "carry"), [c for c in CARRIERS if c[0] in TRUSTING])
+@pytest.mark.parametrize(
+    ("kind", "carry"),
+    slow_but(
+        [("llm", code_of_config), ("llm", code_of_tokenizer)],
+        [c for c in CARRIERS if c[0] in TRUSTING],
+    ),
+)
 def test_code_runs_where_the_setting_allows_it(copied, yes, kind, carry):
     folder = copied(kind)
     marker = carry(folder)

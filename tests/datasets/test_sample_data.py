@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import PIL.Image
 import pytest
+from cases import slow_but
 
 from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
@@ -94,7 +95,7 @@ class Edition:
 EDITIONS = {1: Edition(1), 2: Edition(2)}
 
 
-@pytest.fixture(params=EDITIONS, ids=lambda number: f"edition {number}")
+@pytest.fixture(params=slow_but([2], EDITIONS), ids=lambda number: f"edition {number}")
 def edition(request):
     return EDITIONS[request.param]
 

@@ -9,6 +9,7 @@ import shutil
 import flmr_parity as parity
 import pytest
 import torch
+from cases import slow_but
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -57,7 +58,7 @@ def check_query(model, name):
 
 
 @pytest.mark.parametrize("layout", parity.LAYOUTS)
-@pytest.mark.parametrize("name", parity.NAMES)
+@pytest.mark.parametrize("name", slow_but(["preflmr"], parity.NAMES))
 def test_saving_keeps_the_originals_names_and_every_bit(name, layout, tmp_path):
     model, _ = parity.load(name, layout)
     model.save_pretrained(tmp_path / "one")

@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from cases import slow_but
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_files import (
@@ -38,7 +39,7 @@ def no_waiting_for_the_disk(monkeypatch):
 
 
 SMALL = [("exact", "float16"), ("compressed", "9bit")]
-every_kind = pytest.mark.parametrize(("kind", "storage"), KINDS)
+every_kind = pytest.mark.parametrize(("kind", "storage"), slow_but(SMALL, KINDS))
 both_kinds = pytest.mark.parametrize(("kind", "storage"), SMALL)
 
 # One vector's product with a stored vector is off by the length of what storing changed: half a

@@ -13,11 +13,18 @@ from ravqa.core.errors import DamagedError, UserError
 from ravqa.indexes import INDEXES
 
 DIM = 16
+QUICK = [("exact", "int8"), ("compressed", "9bit")]  # the others are damaged in the slow tests
 BULK = {"vectors", "residuals", "scales", "fine", "means", "mean_scales"}
 BULK = {f"{name}.npy" for name in BULK}  # only `verify` rereads these
 
 
-@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow, id="-".join(kind))
+        for kind in KINDS
+    ],
+)
 def folders(request, tmp_path_factory):
     """Two indexes of one shape and other vectors, each with a deletion and a second segment."""
     kind, storage = request.param

@@ -8,6 +8,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import reader_models
+from cases import slow_but
 from PIL import Image
 
 from ravqa.answering.answerer import Answerer
@@ -46,7 +47,7 @@ def test_every_pipeline_with_a_local_multimodal_or_seq2seq_reader_is_here():
     assert found == set(LOCAL)
 
 
-@pytest.mark.parametrize("name", sorted(LOCAL))
+@pytest.mark.parametrize("name", slow_but(["preflmr-l-flan-t5"], sorted(LOCAL)))
 def test_the_pipeline_answers_with_a_tiny_model(name, tmp_path, fresh_cache):
     tiny = LOCAL[name]
     if tiny.startswith("qwen"):

@@ -331,7 +331,7 @@ def test_readers_of_text_say_that_they_take_no_images(tiny):
         assert not TEXT[name].declared(tiny(name).config).supports_images
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", slow_but(["llava", "qwen2_5_vl"], SEVERAL))
 def test_a_prompt_with_several_images_is_read_as_the_processor_and_the_model_do(tiny, plain, name):
     reader = tiny(name)
     prompts = [PICTURES, replace(LONG, pictures=(WIDE,)), SHORT, BLIND]
@@ -430,7 +430,9 @@ def beginnings_read(reader, monkeypatch):
     return read
 
 
-@pytest.mark.parametrize(("name", "shares"), SHARING.items())
+@pytest.mark.parametrize(
+    ("name", "shares"), slow_but([("llama", True), ("mistral", False)], list(SHARING.items()))
+)
 def test_a_shared_beginning_is_run_once_where_its_keys_and_values_are_kept_whole(
     folder, plain, monkeypatch, name, shares
 ):
@@ -1106,7 +1108,7 @@ def test_overflow_is_a_failure_that_names_the_dtype(folder, tmp_path, fresh_cach
     assert reader.generated == reader.scored == 0
 
 
-@pytest.mark.parametrize("name", ["llama", "t5", "llava", "blip2_t5"])
+@pytest.mark.parametrize("name", slow_but(["llama"], ["llama", "t5", "llava", "blip2_t5"]))
 def test_bfloat16_reads_too(folder, name):
     reader, prompts = load(folder(name), name, dtype="bfloat16"), prompts_of(name)
     assert len(reader.generate(prompts)) == 3

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import reader_models
+from cases import slow_but
 from reader_models import CHAT
 
 from ravqa.answering.answerer import Answerer
@@ -25,6 +26,7 @@ PAIRS = [
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|channel>", "<channel|>"),
 ]
+SOME_PAIRS = slow_but([PAIRS[0], PAIRS[-1]], PAIRS)
 
 
 def load(folder, **options):
@@ -38,8 +40,8 @@ def opening_template(mark):
     return CHAT.replace("ASSISTANT:", f"ASSISTANT:{mark}")
 
 
-@pytest.mark.parametrize("stop_at_newline", [False, True])
-@pytest.mark.parametrize(("opening", "closing"), PAIRS)
+@pytest.mark.parametrize("stop_at_newline", slow_but([False], [False, True]))
+@pytest.mark.parametrize(("opening", "closing"), SOME_PAIRS)
 def test_thinking_that_the_template_opens_is_no_answer(
     tmp_path, opening, closing, stop_at_newline, fresh_cache
 ):
@@ -61,7 +63,7 @@ def test_thinking_that_the_template_opens_is_no_answer(
     assert "".join(tested.stream(ASKED[0])) == "Ko"
 
 
-@pytest.mark.parametrize(("opening", "closing"), PAIRS)
+@pytest.mark.parametrize(("opening", "closing"), SOME_PAIRS)
 def test_thinking_that_the_model_opens_is_no_answer(tmp_path, opening, closing):
     reader_models.chained(
         tmp_path, [":", opening, "h", "m", closing, "K", "o"], special=(opening, closing)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reader_models
+from cases import slow_but
 from own_parts import from_docs
 from scripted_server import chat, streamed
 
@@ -39,12 +40,15 @@ def test_readers_without_a_model(reader):
 
 @pytest.mark.parametrize(
     ("kind", "model", "options"),
-    [
-        (TransformersLLM, "llama", {}),
-        (TransformersLLM, "llama", {"beams": 2, "prompt_form": "chat"}),
-        (TransformersSeq2Seq, "t5", {}),
-        (TransformersVLM, "llava", {}),
-    ],
+    slow_but(
+        [(TransformersLLM, "llama", {})],
+        [
+            (TransformersLLM, "llama", {}),
+            (TransformersLLM, "llama", {"beams": 2, "prompt_form": "chat"}),
+            (TransformersSeq2Seq, "t5", {}),
+            (TransformersVLM, "llava", {}),
+        ],
+    ),
 )
 def test_local_readers(kind, model, options, tmp_path):
     folder = getattr(reader_models, model)(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from cases import slow_but
 from hypothesis import given
 from hypothesis import strategies as st
 from training_files import PLANTS, figures
@@ -222,7 +223,7 @@ def test_a_model_that_padding_changes_reads_one_example_at_a_time(settings, monk
     assert read == [4, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["t5", "llava"])
+@pytest.mark.parametrize("name", slow_but(["t5"], ["t5", "llava"]))
 def test_other_kinds_of_readers_train_too(settings, tmp_path, name):
     loop = {"steps": 6, "learning_rate": 0.02}
     task = task_of(settings(name, loop=loop, lora={"rank": 2, "dropout": 0.0}))
