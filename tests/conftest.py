@@ -199,8 +199,8 @@ def tagger():
 
 
 @pytest.fixture
-def models_loaded_once(monkeypatch, encoder, tagger):
-    """Every pipeline of the test with the default encoder or describer has the session's own."""
+def shared(monkeypatch):
+    """A function: parts with the settings of the given one are that one, until the test ends."""
 
     def share(made):
         load = type(made).__init__
@@ -213,8 +213,14 @@ def models_loaded_once(monkeypatch, encoder, tagger):
 
         monkeypatch.setattr(type(made), "__init__", init)
 
-    share(encoder)
-    share(tagger)
+    return share
+
+
+@pytest.fixture
+def models_loaded_once(shared, encoder, tagger):
+    """Every pipeline of the test with the default encoder or describer has the session's own."""
+    shared(encoder)
+    shared(tagger)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -245,6 +247,7 @@ def in_a_process(command):
 
 
 def run_script(block):
+    """Run a Python block in a process of its own, and return what it printed."""
     done = subprocess.run(
         [sys.executable, "-c", block.text],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -253,17 +256,31 @@ def run_script(block):
         check=False,
     )
     assert done.returncode == 0, f"{block}\n{done.stderr}"
-    assert done.stdout.strip(), f"{block} prints nothing"
     return done.stdout
 
 
-def run(block):
+def run_here(block):
+    """Run a Python block as the main module of this process, and return what it printed."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("default")
+        main_module = types.ModuleType("__main__")
+        patch.setitem(sys.modules, "__main__", main_module)
+        exec(compile(block.text, str(block), "exec"), vars(main_module))
+    return out.getvalue()
+
+
+def run(block, run_python):
     """Run a block that needs nothing, and return what it printed."""
     if block.language == "python":
         before = set(Path().iterdir())
-        printed = run_script(block)
+        printed = run_python(block)
+        assert printed.strip(), f"{block} prints nothing"
         if set(Path().iterdir()) != before:
-            run_script(block)  # what it has made does not hinder it
+            run_python(block)  # what it has made does not hinder it
         return printed
     printed = ""
     for command in commands(block):
@@ -278,8 +295,12 @@ def run(block):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path, minilm_folder):
+def test_the_blocks_of_a_page_run_one_after_the_other(
+    page, tmp_path, models_loaded_once, shared, reader
+):
+    shared(reader)  # importing libraries and loading models takes longer than what most blocks do
     prepare(tmp_path)
+    modules = {Path(b.file).stem for b in blocks(page) if (b.file or "").endswith(".py")}
     with contextlib.chdir(tmp_path):
         printed = ""
         for block in blocks(page):
@@ -289,4 +310,6 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path, minilm_fol
             elif block.output:
                 assert prints(block.text, printed), f"{block}: it prints\n{printed}"
             elif is_run(block):
-                printed = run(block)
+                # What a page's own modules register would stay.
+                apart = any(re.search(rf"import.*\b{name}\b", block.text) for name in modules)
+                printed = run(block, run_script if apart else run_here)
