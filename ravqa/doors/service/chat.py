@@ -43,6 +43,8 @@ class Message(BaseModel):
 class StreamOptions(BaseModel):
     """What else a stream has."""
 
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool | None = None
 
 
