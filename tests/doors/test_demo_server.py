@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +77,7 @@ def demo(tmp_path_factory):
         | {
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}",
             "RAVQA_PLUGINS": "demo_plugin",
+            "RAVQA_HOLD": str(folder / "hold"),
             "TMPDIR": str(uploads),
         },
         stdout=subprocess.PIPE,
@@ -319,6 +321,48 @@ def test_bad_photos_and_empty_questions_are_said_on_the_page(opened, tmp_path):
     page.locator("#rv-go").click()
     page.locator(".rv-failed", has_text="The photo cannot be used: not an image.").wait_for()
     assert page.locator("#rv-verdict").is_hidden()
+
+
+def test_a_photo_is_pasted(opened):
+    page = opened(permissions=["clipboard-read", "clipboard-write"])
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(out, "PNG")
+    page.evaluate(
+        """(bytes) => navigator.clipboard.write([new ClipboardItem({
+          "image/png": new Blob([new Uint8Array(bytes)], {type: "image/png"}),
+        })])""",
+        list(out.getvalue()),
+    )
+    page.get_by_label("Paste from clipboard").click()
+    page.wait_for_selector("#rv-photo img")
+    ask(page, photo=None)
+    assert "No part of this pipeline looks at photos" in page.locator("#rv-result").inner_text()
+
+
+def test_photos_that_are_too_large_and_a_full_queue_are_said_on_the_page(opened, demo, tmp_path):
+    page = opened()
+    (tmp_path / "large.jpg").write_bytes(bytes(20_100_000))
+    page.set_input_files("#rv-photo input[type=file]", tmp_path / "large.jpg")
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+    hold = demo[1].parent / "hold"
+    hold.touch()
+    given = {"session_hash": "waiting", "trigger_id": None}
+    config = HTTP.get(f"{demo[0]}config").json()
+    given["fn_index"] = next(d["id"] for d in config["dependencies"] if len(d["inputs"]) == 6)
+    given["data"] = [None, "koala", *SETTINGS]
+    try:
+        for _ in range(22):  # one is answered, 20 wait
+            last = HTTP.post(f"{demo[0]}gradio_api/queue/join", json=given).status_code
+        assert last == 503
+        page.locator("#rv-question textarea").fill("koala")
+        page.locator("#rv-go").click()
+        page.get_by_text("currently busy").wait_for()
+    finally:
+        hold.unlink()
+    while HTTP.post(f"{demo[0]}gradio_api/queue/join", json=given).status_code == 503:
+        time.sleep(0.2)
+    page.locator("#rv-go").click()
+    page.wait_for_selector(".rv-match")
 
 
 def test_the_keyboard_is_enough(opened):

@@ -1,6 +1,9 @@
 """A plugin for processes that show the demo: an encoder of hashes that can say what matched."""
 
+import os
 import re
+import time
+from pathlib import Path
 
 from collection_files import HashEncoder
 
@@ -9,9 +12,14 @@ from ravqa.encoders.base import Label, Labelled
 
 
 class LabelledHashes(HashEncoder):
-    """One vector a word, with a label."""
+    """One vector a word, with a label. Questions wait while the file $RAVQA_HOLD exists."""
 
     labels = True
+
+    def encode_query(self, queries):
+        while Path(os.environ.get("RAVQA_HOLD") or "/nowhere").exists():
+            time.sleep(0.05)
+        return super().encode_query(queries)
 
     def label_passage(self, passage):
         return self._labelled(passage.content)
