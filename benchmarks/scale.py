@@ -38,6 +38,7 @@ from ravqa.runs.console import Console
 STEPS = ("corpus", "bm25", "encode", "dense", "late", "search", "report")
 QUERIES = 20
 _FORMAT = 1
+_LEARNS = 10_000  # vectors that faiss wants for the 256 centroids of a product quantiser
 _MEMORY = re.compile(r"^(RssAnon|RssFile|RssShmem):\s+(\d+) kB", re.MULTILINE)
 
 
@@ -48,7 +49,8 @@ def lists_of(passages: int) -> int:
 
 def tasks_of(steps: list[str], passages: int, factories: list[str] | None) -> Iterator[str]:
     """Yield the tasks of some steps in order."""
-    made = factories or [f"IVF{lists_of(passages)},PQ64", "HNSW32"]
+    codes = "PQ64" if passages >= _LEARNS else "SQ8"
+    made = factories or [f"IVF{lists_of(passages)},{codes}", "HNSW32"]
     tasks = {
         "corpus": ["corpus", "doctor"],
         "bm25": ["bm25"],
