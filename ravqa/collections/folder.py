@@ -242,7 +242,7 @@ class CollectionCorpus(Corpus):
         found: list[list[str]] = []
         hidden: set[str] = set()
         for i, layer in enumerate(self._layers, 1):
-            own = [p for p in (layer.passages.ids() if layer.passages else ()) if p not in hidden]
+            own = [p for p in (layer.passages.ids if layer.passages else ()) if p not in hidden]
             found.append(own)
             if i < len(self._layers):
                 hidden.update(own, layer.gone)
@@ -758,7 +758,7 @@ class Writer:
         if live is None or live.begun is None:
             return None
         passages = self._folder.newest(self.state).passages
-        return list(itertools.islice(passages.ids(), live.begun)) if passages else []
+        return list(itertools.islice(passages.ids, live.begun)) if passages else []
 
     def finish(
         self, ids: Sequence[str], embeddings: Iterable[Vectors], progress: Progress | None = None
