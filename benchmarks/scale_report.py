@@ -12,14 +12,18 @@ TARGET = 6_000_000
 
 Record = dict[str, Any]
 
+_ORDER = ("corpus", "doctor", "bm25", "encode", "dense", "late", "exact", "search")
+
 
 def read(folder: Path) -> dict[int, dict[str, Record]]:
-    """Return the records of all sizes in a folder, by number of passages and task."""
+    """Return the records of all sizes in a folder, by number of passages and task, in order."""
+    files = folder.glob("*/steps/*.json")
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    records.sort(key=lambda r: (r["passages"], _ORDER.index(r["task"].split()[0]), r["task"]))
     found: dict[int, dict[str, Record]] = {}
-    for file in sorted(folder.glob("*/steps/*.json")):
-        one = json.loads(file.read_text(encoding="utf-8"))
+    for one in records:
         found.setdefault(one["passages"], {})[one["task"]] = one
-    return dict(sorted(found.items()))
+    return found
 
 
 def tables(folder: Path) -> str:
@@ -39,9 +43,12 @@ def _steps(sizes: dict[int, dict[str, Record]]) -> Iterator[str]:
     titles = ("passages", "task", "minutes", "of processor", "bytes", "anonymous", "mapped", "load")
     yield _row(*titles)
     yield _row(*["---"] * len(titles))
+    # All sizes share the vectors: that which encoded them shows the memory that it took.
+    encodings = [records["encode"] for records in sizes.values() if "encode" in records]
+    encoding = max(encodings, key=lambda r: r["anonymous"], default=None)
     for passages, records in sizes.items():
         for task, one in records.items():
-            if task.startswith("search"):
+            if task.startswith("search") or (task == "encode" and one is not encoding):
                 continue
             name = f"{task} ({one['encoded']:,})" if task == "encode" else task
             yield _row(
