@@ -1,5 +1,6 @@
 """The parts of the reader of servers: log-probabilities, echoes, requests, what is refused."""
 
+import asyncio
 import json
 import math
 from io import BytesIO
@@ -415,3 +416,19 @@ def test_requests_about_one_question_differ_in_their_passages_alone(tmp_path):
     assert other.startswith(f"{common}bark")
     places = [common.index(part) for part in ("Be brief.", "data:image", "What does it eat?")]
     assert places == sorted(places)
+
+
+def test_an_image_is_made_once_for_prompts_under_way_and_kept_until_its_last_one(monkeypatch):
+    made = []
+    monkeypatch.setattr(served, "_uri", lambda image, longest: f"{image}{made.append(image) or ''}")
+    images = served._Images(64, [["a", "b"], ["a"], ["b"], ["a"]])
+
+    async def ask():
+        both = [images.uris(["a", "b"]), images.uris(["a"])]
+        found = await asyncio.gather(*both)
+        left = [await images.uris(["b"]), sorted(images._made), await images.uris(["a"])]
+        return found, left
+
+    assert run(ask()) == ([["a", "b"], ["a"]], [["b"], ["a"], ["a"]])
+    assert sorted(made) == ["a", "b"]
+    assert not images._made
