@@ -74,7 +74,7 @@ def main() -> None:
 
 def search(folder: Path, workers: int, repeat: int) -> None:
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(4000, 32, 128)).astype(np.float32)
+    rows = rng.normal(size=(1000, 32, 128)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
     found = {}
     for way, kind in (("one process", "local"), ("Ray", "ray")):
@@ -83,10 +83,10 @@ def search(folder: Path, workers: int, repeat: int) -> None:
             ids = [str(i) for i in range(len(rows))]
             ShardedIndex.build(ids, list(rows), folder / "index", dim=128, config=config)
         found[way] = ShardedIndex.open(folder / "index", config)
-    for count in (1, 32):
+    for count in (1, 8):
         queries = [np.concatenate(rows[i : i + 2]) for i in range(count)]
         calls = {way: partial(index.search, queries, 20) for way, index in found.items()}
-        show(f"searching 4,000 passages for {count} queries", medians(calls, repeat), "ms")
+        show(f"searching 1,000 passages for {count} queries", medians(calls, repeat), "ms")
 
 
 def answer(workers: int, repeat: int) -> None:
