@@ -25,8 +25,7 @@ from ravqa.core.cluster import WorkerOptions, connected, encoded_on_ray
 from ravqa.core.factory import part_config
 from ravqa.core.settings import Part
 from ravqa.corpora.corpus import Corpus
-from ravqa.datasets import load_dataset
-from ravqa.datasets.base import DatasetRequest
+from ravqa.datasets.base import DatasetRequest, load_dataset
 from ravqa.encoders import ENCODERS
 from ravqa.encoders.store import corpus_embeddings
 from ravqa.indexes.sharded import ShardedIndex
