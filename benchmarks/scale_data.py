@@ -231,7 +231,7 @@ def encode(
 
     Args:
         progress: called with passages that are encoded, and all.
-        done: called after each chunk with its number of passages and of vectors.
+        done: called after each chunk with its number of passages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder = _encoder()
@@ -250,7 +250,7 @@ def encode(
         whole.write(number, Encoded([v[-1:].astype(np.float16) for v in found]))
         tokens.write(number, Encoded(own))
         left -= len(rows)
-        done(len(rows), sum(map(len, own)))
+        done(len(rows))
         progress(texts.encoded - left, texts.encoded)
 
 

@@ -144,26 +144,25 @@ def _bm25(place: Place, report: Report) -> Figures:
 
 
 def _encode(place: Place, report: Report) -> Figures:
-    """Encode what is missing, and the queries; count what runs that were killed have done."""
+    """Encode what is missing, and the queries; count the chunks of runs that were killed too."""
     folder = place.folder / "encoded"
     log = place.folder / "encoding.jsonl"
     clocks = time.perf_counter(), time.process_time()
 
-    def done(passages: int, vectors: int) -> None:
+    def done(passages: int) -> None:
         nonlocal clocks
         now = time.perf_counter(), time.process_time()
-        row = [os.getpid(), passages, vectors, now[0] - clocks[0], now[1] - clocks[1]]
+        row = [os.getpid(), passages, now[0] - clocks[0], now[1] - clocks[1]]
         clocks = now
         with log.open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
 
     encode(folder, place.texts, lambda n, total: report("encoding", n, total), done)
     make_queries(folder, place.own / "queries.json", place.texts, place.passages, place.queries)
-    runs, _, vectors, wall, processor = zip(*_rows(log), strict=True)
+    runs, _, wall, processor = zip(*_rows(log), strict=True)
     return {
         "seconds": sum(wall),
         "processor_seconds": sum(processor),
-        "vectors": sum(vectors),
         "bytes": _bytes(folder),
         "runs": len(set(runs)),
     }
