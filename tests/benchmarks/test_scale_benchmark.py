@@ -148,7 +148,7 @@ def test_a_whole_run_goes_on_after_a_kill_within_the_encoding(tmp_path):
     assert run.returncode == 0, errors
     assert all(file.stat().st_mtime_ns == before for file, before in kept.items())
     records = {file.stem: json.loads(file.read_text()) for file in steps.glob("*.json")}
-    assert len(records) == 11
+    assert len(records) == 12
     assert records["encode"]["runs"] == 2
     assert all(r["seconds"] > 0 and r["anonymous"] > 2**20 for r in records.values())
     found = {
@@ -163,7 +163,7 @@ def test_a_whole_run_goes_on_after_a_kill_within_the_encoding(tmp_path):
 
     check_vectors(tmp_path)
     again = start(tmp_path, "--encoded", "200", **pipes)
-    assert again.communicate()[0].count("done before") == 11
+    assert again.communicate()[0].count("done before") == 12
     other = start(tmp_path, "--encoded", "100", **pipes)
     assert other.communicate()[1].count("\n") == 1
     assert other.returncode == 2
