@@ -47,11 +47,14 @@ def with_own_index(
     """Return a pipeline's settings with the collection's index, if the pipeline leaves the kind
     open, and those settings of it that must not be followed; see `own_settings`."""
     there = own["retriever"].get("index")
+    retriever = settings["retriever"]
+    if there is None or not isinstance(retriever, dict) or retriever.get("name") != _RETRIEVER:
+        return settings, []
     said = any(split_override(override)[0].startswith("retriever.index") for override in overrides)
-    if there is None or said or settings["retriever"].get("index", _OPEN) != _OPEN:
+    if said or retriever.get("index", _OPEN) != _OPEN:
         return settings, []
     _, withheld = own_settings(own, ())
-    settings = {**settings, "retriever": {**settings["retriever"], "index": copy.deepcopy(there)}}
+    settings = {**settings, "retriever": {**retriever, "index": copy.deepcopy(there)}}
     return settings, [s for s in withheld if s.path.startswith("retriever.index.")]
 
 

@@ -365,7 +365,7 @@ def test_paired_test_is_scipys_permutation_test():
         n_resamples=10_000,
         rng=rng,
     )
-    ours = intervals.paired_test(dict(enumerate(first)), dict(enumerate(second)))
+    ours = intervals.paired_test(dict(enumerate(first)), dict(enumerate(second)), resamples=10_000)
     assert 0.05 < theirs.pvalue < 0.95
     assert ours.p_value == pytest.approx(theirs.pvalue, abs=0.02)
 
@@ -373,7 +373,7 @@ def test_paired_test_is_scipys_permutation_test():
 def test_paired_test_against_exact_enumeration():
     first = {i: float(i < 6) for i in range(8)}
     second = {i: float(i == 7) for i in range(8)}
-    result = intervals.paired_test(first, second)
+    result = intervals.paired_test(first, second, resamples=10_000)
     # 7 non-zero differences, 6 up and 1 down: P(|sum| >= 5) = 2 * (1 + 7) / 2**7
     assert result.p_value == pytest.approx(0.125, abs=0.01)
     assert (result.wins, result.losses, result.ties) == (6, 1, 1)
