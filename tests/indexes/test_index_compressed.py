@@ -549,7 +549,7 @@ def test_the_retriever_finds_with_it_what_it_finds_with_the_exact_kind(
 
 
 @pytest.mark.slow
-def test_the_retriever_finds_with_it_what_it_finds_with_the_exact_kind_in_the_whole_sample(
+def test_the_retriever_finds_with_it_what_it_finds_with_the_exact_kind_in_a_large_corpus(
     fresh_cache, encoder, okvqa_sample
 ):
-    compare(Remembering(encoder), okvqa_sample.corpus)
+    compare(Remembering(encoder), Corpus(list(okvqa_sample.corpus.values())[::4]))
