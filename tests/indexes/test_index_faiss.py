@@ -86,7 +86,6 @@ def test_deleted_vectors_do_not_hide_others(tmp_path):
         ("SQ8", {}, 0.95),
         pytest.param("PQ16x4", {}, 0.4, marks=pytest.mark.slow),
         pytest.param("IVF16,PQ16x4,Refine(SQfp16)", {"nprobe": 8}, 0.85, marks=pytest.mark.slow),
-        pytest.param("PQ16", {}, 0.7, marks=pytest.mark.slow),
         pytest.param("IVF32,PQ16", {"nprobe": 8}, 0.7, marks=pytest.mark.slow),
     ],
     ids=str,
