@@ -9,7 +9,6 @@ worker, of this process or of the cluster, is not encoded again.
 from __future__ import annotations
 
 import logging
-import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ravqa.core.cluster import Crew, Head, WorkerOptions, connected
 from ravqa.core.contracts import raised_by
 from ravqa.core.errors import UserError, first_line, import_extra
 from ravqa.core.files import atomic_write
+from ravqa.core.records import Passage
 from ravqa.encoders.base import Encoder, checked_vectors
 from ravqa.encoders.store import EmbeddingStore, Passages
 
 _WHY = "--workers ray"
 _POLL_S = 2.0
+_PASSAGES = TypeAdapter(list[Passage])
 
 
 def encode_on_ray(
@@ -60,7 +63,7 @@ def encode_on_ray(
     check.close()
     for i in missing:
         passages = [corpus[ids[row]] for row in store.rows(i)]
-        atomic_write(_passages_file(store.path, i), pickle.dumps(passages))
+        atomic_write(_passages_file(store.path, i), _PASSAGES.dump_json(passages))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -103,7 +106,7 @@ class _Worker:
         number = int(row["chunk"])
         file = _passages_file(self._store.path, number)
         if file.exists():  # else another worker, now lost, has finished it
-            passages = pickle.loads(file.read_bytes())
+            passages = _PASSAGES.validate_json(file.read_bytes())
             with raised_by("encoder", self._encoder, "from encode_passages"):
                 found = self._encoder.encode_passages(passages)
             self._store.write(number, checked_vectors(self._encoder, found, len(passages)))

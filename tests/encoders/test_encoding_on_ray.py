@@ -1,7 +1,6 @@
 """What workers of a Ray cluster do with chunks, without Ray; tests/runs/test_ray.py has Ray."""
 
 import errno
-import pickle
 import threading
 from types import SimpleNamespace
 
@@ -25,7 +24,7 @@ def encoder():
 def store(tmp_path):
     made = EmbeddingStore(tmp_path, encoder="e", corpus="c", passages=5, dim=16, chunk=3)
     for number, rows in enumerate((PASSAGES[:3], PASSAGES[3:])):
-        on_ray._passages_file(tmp_path, number).write_bytes(pickle.dumps(rows))
+        on_ray._passages_file(tmp_path, number).write_bytes(on_ray._PASSAGES.dump_json(rows))
     return made
 
 
